@@ -1,0 +1,108 @@
+/* cell.h - cells: a call, its state, and the place of its result.
+ *
+ * Phases: WAITING (arguments not ready) -> UNREAD -> STARTED (slot, epoch) -> DONE; EXPECTED (a value that another call
+ * produces: returns 2..n) -> DONE; CANCELLED = DONE with a cancellation as value. Each step is one CAS of `state`.
+ * Guarantees: a result is written once and never changes; who sees DONE (acquire) sees the whole value; a process that
+ * was declared dead (its STARTED was taken away) gets AF_FENCED and its answer is dropped.
+ * Layout of the block: struct af_cell | references (af_off each, counted: arguments' cells, then refs nested in the
+ * arguments, then return cells, function) | argument bytes. A small result overwrites references and arguments (these
+ * are dropped first); one that does not fit is an AF_KIND_BYTES or AF_KIND_OBJECT block, owned through `value`.
+ * Who writes: the maker before it is pushed; then whoever STARTED it; `watch` and `followers` anyone by CAS.
+ * Dependents: a call that is not ready follows ONE unfinished cell at a time (linked through its own block.next, one
+ * hold counted for the list). Whoever completes that cell moves it on to its next unfinished argument, or makes it
+ * UNREAD: an ordered call lies in its lane already and only the bell is rung; an unordered one is pushed to the
+ * completer's own lane.
+ * Watchers: the first sits in `watch`; further ones in AF_KIND_FOLLOWER blocks on the same list as dependents.
+ * A crash leaves: a completer dead after DONE with followers not served: slot.op_cell names the cell and the coroner
+ * serves the rest (serving is idempotent: CAS of the dependent's state, fetch_or of board bits); a dependent taken off
+ * one list and not yet on the next: op_cell names it.
+ * SYNC POINT cell-done: completer's release of state, waiter's acquire. */
+#ifndef AF_CELL_H
+#define AF_CELL_H
+#include "af.h"
+
+enum af_phase { AF_WAITING = 1, AF_UNREAD, AF_STARTED, AF_DONE, AF_EXPECTED };
+#define AF_STATE_SLEEPER 0x100u    /* flag in the state word: a thread sleeps on its low half */
+#define AF_FOLLOWERS_CLOSED 1ull   /* low bit of `followers` */
+
+/* state: [7:0] phase, [8] sleeper, [31:16] slot, [63:32] epoch. Its low 32 bits are the futex word. */
+struct af_cell {
+  struct af_block block;
+  _Atomic uint64_t state;
+  _Atomic af_watch watch;
+  _Atomic af_off followers;
+  af_off value;          /* owned block with the result's bytes; 0: they are in this block behind the struct */
+  uint32_t value_bytes;  /* length (in a cell or BYTES block) */
+  uint32_t value_refs;   /* references at the start of the value, af_off each, counted */
+  /* the call */
+  af_off mailbox;        /* where it goes; not counted (a WAITING call keeps it alive through `references`) */
+  af_off lane;           /* ordered: the lane it lies in, to ring it */
+  uint64_t number;       /* call id: with slot and epoch of the caller */
+  uint32_t caller, caller_epoch;
+  uint32_t arguments;    /* first references: arguments' cells (dependencies) */
+  uint32_t references;   /* all references, counted, now (goes down as they are dropped) */
+  uint32_t returns;      /* of these the last ones: return cells 2..n */
+  uint32_t next_argument;/* dependents: index of the argument it follows now */
+  uint32_t bytes;        /* of the arguments */
+  uint16_t method, depth;
+  uint8_t format;        /* of the arguments: wire format, the upper layer's */
+  uint8_t value_format;  /* of the result */
+  uint8_t attempt, flags;/* attempt and the next two: places for retries */
+  int16_t retries; uint16_t reserved16;
+  uint64_t reserved[2];  /* places for lineage */
+};
+
+struct af_follower { struct af_block block; uint64_t reserved; _Atomic af_watch watch; };
+struct af_object {       /* AF_KIND_OBJECT and AF_KIND_BYTES: references, then the pickle, then aligned buffers */
+  struct af_block block;
+  uint64_t bytes;        /* of everything behind this header */
+  uint32_t references;   /* counted af_off at the start */
+  uint32_t buffers;      /* then that many (offset from the block, length) pairs of uint64 */
+  uint64_t pickle_offset, pickle_bytes; /* offset from the block */
+};
+
+/* Allocates a call with room for `references` and `bytes`, and for a result of at least `reserve` bytes.
+ * Its phase is WAITING when arguments > 0 (af_cell_submit decides), else UNREAD. Count 1 (the caller's). */
+int af_cell_create(struct af_client *client, uint32_t references, uint32_t bytes, uint32_t reserve, af_off *cell);
+static inline af_off *af_cell_references(const struct af_client *client, af_off cell);
+static inline uint8_t *af_cell_bytes(const struct af_client *client, af_off cell); /* arguments */
+/* Sends a filled call. Ready: pushed to `lane`, UNREAD. Not ready: ORDERED: pushed WAITING; else kept by the cell it
+ * waits for. AF_FULL / AF_CLOSED: nothing happened, the caller still has it. */
+int af_cell_submit(struct af_client *client, af_off lane, af_off cell);
+/* A cell that is DONE from the start, or EXPECTED (returns 2..n). Value bytes are written by the caller before submit. */
+int af_cell_value_create(struct af_client *client, uint32_t references, uint32_t bytes, af_off *cell);
+int af_cell_expected_create(struct af_client *client, uint32_t reserve, af_off *cell);
+
+/* Where an executor writes a result of `references` and `bytes`: into the cell when it fits (its arguments are dropped
+ * first), else into a new AF_KIND_BYTES block. The address is for the references, the bytes follow. */
+int af_cell_result_begin(struct af_client *client, af_off cell, uint32_t references, uint32_t bytes, af_off *block,
+                         uint8_t **where);
+/* Links the result (block 0: in the cell) and makes the cell DONE; wakes, rings, serves dependents. From STARTED by
+ * this client, or EXPECTED. AF_FENCED: no longer this client's (the result is dropped). */
+int af_cell_complete(struct af_client *client, af_off cell, af_off value, uint32_t references, uint32_t bytes,
+                     uint8_t format);
+/* Coroner, mailbox_close, cancel: settles a cell of any unfinished phase with a shared error value (an AF_KIND_BYTES
+ * block; counted). `expected_state`: only if the state is still that (0: any not STARTED). AF_BUSY otherwise. */
+int af_cell_fail(struct af_client *client, af_off cell, uint64_t expected_state, af_off error, uint8_t format);
+/* UNREAD -> STARTED by this client. AF_BUSY: no. */
+int af_cell_start(struct af_client *client, af_off cell);
+static inline uint32_t af_cell_phase(const struct af_client *client, af_off cell);
+bool af_cell_is_done(const struct af_client *client, af_off cell);
+/* Sets a watch. AF_OK: set; AF_EMPTY: already done, not set; AF_FULL: no room for a further one. */
+int af_cell_watch(struct af_client *client, af_off cell, af_watch watch);
+void af_cell_unwatch(struct af_client *client, af_off cell, af_watch watch);
+/* Spins up to spin_ns, no sleep. 1: done. */
+int af_cell_spin(const struct af_client *client, af_off cell, uint64_t spin_ns);
+/* Sleeps until done: AF_OK, AF_TIMEOUT (after timeout_ns or AF_SLEEP_MS), AF_INTERRUPTED. [no GIL] */
+int af_cell_sleep(struct af_client *client, af_off cell, uint64_t timeout_ns);
+
+static inline af_off *af_cell_references(const struct af_client *client, af_off cell) {
+  return AF_AT(client, af_off, cell + sizeof(struct af_cell));
+}
+static inline uint8_t *af_cell_bytes(const struct af_client *client, af_off cell) {
+  return (uint8_t *)(af_cell_references(client, cell) + AF_AT(client, struct af_cell, cell)->references);
+}
+static inline uint32_t af_cell_phase(const struct af_client *client, af_off cell) {
+  return (uint32_t)(atomic_load_explicit(&AF_AT(client, struct af_cell, cell)->state, memory_order_acquire) & 0xff);
+}
+#endif

@@ -1,0 +1,29 @@
+/* extent.h - memory for large values: extents of 4 KiB pages that split and coalesce.
+ *
+ * Theory: one table entry a page; the entry of an extent's first page has its length and state in one word, so the
+ * chain "first page, + length, + length ..." is whole at every instant: a split writes the remainder's entry before it
+ * shrinks this one; a merge is one store. Bins (doubly linked through the entries) only find free extents fast; a lock
+ * holder that died leaves extent_dirty set and the next one rebuilds them from the chain. Free extents that were used
+ * before (warm) are preferred to the wilderness.
+ * One lock (extent_lock: slot and epoch); large values only, so it is short beside the copy. The coroner clears the lock
+ * of the dead; the node reports and kills a process that is stopped while it holds it.
+ * Who writes: all under the lock. A crash leaves: the lock, extent_dirty, and at most one extent USED without a holder
+ * (its block's count has no holder: the recount frees it). */
+#ifndef AF_EXTENT_H
+#define AF_EXTENT_H
+#include "af.h"
+
+struct af_extent {            /* 16 bytes a page */
+  _Atomic uint64_t word;      /* first page: [63:32] pages, [31:1] generation, [0] used; other pages: 0 */
+  uint32_t previous, next;    /* bin links of a free extent: first page + 1; 0: none */
+};
+/* Allocates an object block of `bytes` (header included), count 1, kind AF_KIND_OBJECT. AF_FULL: no room now;
+ * AF_TOO_LARGE: larger than the whole store. */
+int af_extent_allocate(struct af_client *client, uint64_t bytes, af_off *block);
+void af_extent_free(struct af_client *client, af_off block);
+/* Makes the pages of [offset, offset + bytes) present in this process before they are written; remembers it. [no GIL] */
+void af_extent_populate(struct af_client *client, af_off offset, uint64_t bytes);
+uint64_t af_extent_bytes(const struct af_client *client, af_off block); /* of the extent */
+void af_extent_unlock_dead(struct af_client *node, uint32_t slot, uint32_t epoch);
+bool af_extent_check(struct af_client *client); /* audit: chain, bins and counters agree; takes the lock */
+#endif

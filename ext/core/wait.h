@@ -1,0 +1,50 @@
+/* wait.h - spinning, sleeping and waking: futexes for threads, notice boards for waits on many things and for loops.
+ *
+ * Spin: bursts of 20 pauses with sched_yield between, at most client->spin_us; a yield that took over 20 us means that
+ * more processes want to run than there are CPUs: the spin ends there.
+ * Sleep: at most AF_SLEEP_MS, then the caller looks again (node alive? mail? done?).
+ * Board: one bit a token. Ringing is idempotent (fetch_or of the bit, then of its summary word), so it may be repeated
+ * after a crash. The waiter takes summary words, then bit words, by exchange. A loop sleeps in its selector: the ringer
+ * sends one datagram to the board's abstract address "\0actorflow.<node id hex>.<slot>.<epoch>.<board>".
+ * Who writes: bits and summary anyone (fetch_or) and the waiter (exchange); sleeping: the waiter sets, ringer clears.
+ * A crash of the ringer leaves: bit set and summary or wake missing: found by the timed look, which reads the bit words. */
+#ifndef AF_WAIT_H
+#define AF_WAIT_H
+#include "af.h"
+
+#define AF_BOARD_WORDS 1024u                     /* 65,536 tokens */
+#define AF_BOARD_TOKENS (AF_BOARD_WORDS * 64u)
+enum af_sleep { AF_AWAKE = 0, AF_SLEEP_FUTEX = 1, AF_SLEEP_LOOP = 2 };
+struct af_board {
+  struct af_block block;
+  uint32_t slot, epoch, index;       /* whose; constant */
+  _Alignas(AF_LINE) _Atomic uint32_t sleeping; /* enum af_sleep; also the futex word */
+  _Atomic uint32_t rings;            /* statistics */
+  _Alignas(AF_LINE) _Atomic uint64_t summary[AF_BOARD_WORDS / 64];
+  _Atomic uint64_t bits[AF_BOARD_WORDS];
+};
+
+int af_board_create(struct af_client *client, uint8_t *index, af_off *board); /* AF_FULL: AF_BOARDS in use */
+void af_board_destroy(struct af_client *client, uint8_t index);
+/* Sets the watch's bit and wakes its board if that sleeps. A watch of a dead slot or old epoch is ignored. */
+void af_ring(struct af_client *client, af_watch watch);
+/* Takes up to `most` rung tokens; returns how many. `thorough` reads every bit word (the timed look). */
+uint32_t af_board_take(struct af_client *client, uint8_t index, uint32_t *tokens, uint32_t most, bool thorough);
+/* Loop about to sleep in its selector: 1: may sleep; 0: something is there, take it first. */
+int af_board_arm(struct af_client *client, uint8_t index, enum af_sleep how);
+void af_board_disarm(struct af_client *client, uint8_t index);
+/* Thread: spins (spin_ns), then sleeps until rung; AF_OK, AF_TIMEOUT (after timeout_ns or AF_SLEEP_MS, whichever is
+ * first), AF_INTERRUPTED. [no GIL] */
+int af_board_wait(struct af_client *client, uint8_t index, uint64_t spin_ns, uint64_t timeout_ns);
+/* The abstract address: bytes after the leading NUL. Returns its length. */
+int af_board_address(const struct af_client *client, uint16_t slot, uint32_t epoch, uint8_t index, char out[100]);
+
+/* AF_DEAD once the node has died or is stopping; looks at the node's pidfd. */
+int af_node_check(const struct af_client *client);
+
+/* Spins until *word & mask == want or spin_ns is over. 1: met. [no GIL] */
+int af_spin_until(const struct af_client *client, const _Atomic uint32_t *word, uint32_t mask, uint32_t want,
+                  uint64_t spin_ns);
+int af_futex_wait(const _Atomic uint32_t *word, uint32_t seen, uint64_t timeout_ns); /* AF_OK/TIMEOUT/INTERRUPTED */
+void af_futex_wake(_Atomic uint32_t *word, uint32_t count);
+#endif
