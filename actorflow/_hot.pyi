@@ -1,0 +1,238 @@
+"""What Python sees of the C core: references, calls, values, waits. Every function keeps the GIL unless it says so.
+
+One process is one client of one node at a time (`attach` .. `detach`). Offsets and generations are opaque to callers.
+Sizes are bytes, times are seconds.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final, final
+
+NONE: Final = 0  # value formats: no bytes
+PICKLE: Final = 1  # pickle 5, everything in band
+PACKED: Final = 2  # pickle 5 with out-of-band buffers
+ERROR: Final = 3  # bytes of wire.failures.encode_error
+RAW: Final = 4  # bytes as they are
+
+ORDERED: Final = 1  # mailbox flags
+SHARED: Final = 2
+
+VERSION: Final[int]  # of the segment's layout
+INLINE_BYTES: Final = 102400
+
+class ClosedError(Exception):
+    """The mailbox is closed: nobody will read what is pushed."""
+
+class FullError(Exception):
+    """No credit in the lane, or the message budget is used up (args[0] says which: "credit" or "messages")."""
+
+class NodeGoneError(Exception):
+    """The node has died or is stopping; raised from every wait."""
+
+class StaleError(Exception):
+    """The name's block is gone (args: offset, generation)."""
+
+class FencedError(Exception):
+    """This process was declared dead and its call was given away."""
+
+class StoreFullError(Exception):
+    """No room in the object store (args: bytes wanted, bytes used, bytes in all); never fits: args[3] is True."""
+
+# -- life ---------------------------------------------------------------------------------------------------------
+def configure(
+    *,
+    dumps: Callable[[Any], tuple[bytes, list[Any]]],  # general pickling: (stream, out-of-band buffers)
+    decode_error: Callable[[bytes], BaseException],
+    reference: type[Reference],  # what calls and loads make: a subclass of Reference
+) -> None: ...
+def create(node_id: bytes, slots: int, message_bytes: int, control_reserve_bytes: int, object_bytes: int, spin_us: int) -> int:
+    """Makes the segment; this process becomes its node (slot 0). Returns the memfd (owned by the client)."""
+
+def attach(memfd: int, slot: int, epoch: int, spin_us: int, node_pidfd: int) -> None:
+    """Maps the segment (a duplicate of memfd is kept) and claims the reserved slot. ValueError: not a segment, or of
+    another version (both named); StaleError: slot is no longer reserved."""
+
+def detach() -> None:
+    """Leaves in order: drops every hold. References become unusable; live views keep their memory (and the slot)."""
+
+def attached() -> bool: ...
+def client_address() -> int:
+    """Address of the struct af_client, for the cffi module of the same process; 0 when detached."""
+
+def identity() -> tuple[bytes, int, int]:
+    """(node id, slot, epoch)."""
+
+def fork_prepare() -> None: ...
+def fork_child() -> None: ...
+def fork_parent(forked: bool = True) -> None: ...
+def fork_slot() -> tuple[int, int]:
+    """In a forked child: the (slot, epoch) to announce to the node."""
+
+def node_alive() -> bool: ...
+
+# -- holds and references -------------------------------------------------------------------------------------------
+class Hold:
+    """A counted reference to a block: actor, mailbox or cell. Hashable by (offset, generation)."""
+
+    @property
+    def name(self) -> tuple[int, int]: ...
+    @property
+    def kind(self) -> str: ...  # "cell", "mailbox", "actor", ...
+
+class Reference(Hold):
+    """A hold on a cell: what ObjectRef derives from (with __slots__ = ())."""
+
+    def is_done(self) -> bool: ...
+    def spin(self, seconds: float) -> bool:
+        """Looks until done or time is over, keeping the GIL (at most 50 us)."""
+
+    def result(self) -> Any:
+        """The value of a done cell; raises the stored error. InvalidStateError-like RuntimeError when not done."""
+
+    def error(self) -> BaseException | None:
+        """The stored error of a done cell, decoded, or None."""
+
+    def raw(self) -> tuple[int, bytes, list[Hold]]:
+        """(format, bytes, references) of a done cell; for RAW and ERROR."""
+
+def hold(name: tuple[int, int], kind: str) -> Hold:
+    """Revives a name. StaleError: gone; ValueError: not a name."""
+
+def collect(held: Hold) -> int:
+    """While a value is being packed by this thread: notes that it refers to `held`; returns its index. -1: nothing is
+    being packed (plain pickle)."""
+
+def load_hold(index: int) -> Hold:
+    """While a value is being loaded by this thread: its reference of that index (a Reference for a cell)."""
+
+# -- mailboxes and calls ----------------------------------------------------------------------------------------------
+def make_mailbox(flags: int, job: int, credit: int) -> Hold: ...
+def make_actor(mailbox: Hold) -> Hold:
+    """The block that handles hold; its end marks the mailbox abandoned."""
+
+def actor_mailbox(actor: Hold) -> Hold: ...
+
+@final
+class Target:
+    """Where calls go: this process' lanes to a mailbox. One per mailbox and process (order per caller)."""
+
+    def __init__(self, mailbox: Hold) -> None: ...
+    def call(
+        self,
+        method: int,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any] | None,
+        returns: int = 1,
+        function: Reference | None = None,
+        block: bool = True,
+    ) -> Any:
+        """Packs and pushes; returns a reference (returns == 1), None (0) or a list. Top-level references in args and
+        kwargs become dependencies. Over INLINE_BYTES the arguments go through the store. Without credit: waits
+        (releasing the GIL) when `block`, else FullError("credit"). ClosedError: closed."""
+
+    def call_raw(self, data: bytes, references: Sequence[Hold] = (), method: int = 0) -> Any:
+        """A call whose argument is bytes; returns a reference."""
+
+    def submit_first(self, method: int, args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> Any:
+        """Makes the mailbox's first call (a constructor); not pushed: the reader asks for it by take_first. Returns a reference."""
+
+    @property
+    def mailbox(self) -> Hold: ...
+    def facts(self) -> dict[str, int]:
+        """depth, allowed, active, readers, blocked, sleepers, closed, abandoned, lanes."""
+
+@final
+class Call:
+    """A call that this process has started."""
+
+    @property
+    def method(self) -> int: ...
+    @property
+    def depth(self) -> int: ...
+    @property
+    def returns(self) -> int: ...
+    @property
+    def function(self) -> tuple[int, int]:
+        """Name of the function's cell: the key for a cache."""
+
+    @property
+    def name(self) -> tuple[int, int]: ...
+    @property
+    def caller(self) -> tuple[int, int]:
+        """(slot, epoch)."""
+
+    @property
+    def number(self) -> int: ...
+    def function_bytes(self) -> bytes: ...
+    def arguments(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Unpacked; dependencies are replaced by their values. Raises what unpickling raises, or a dependency's error."""
+
+    def raw(self) -> tuple[bytes, list[Hold]]: ...
+    def complete(self, value: Any) -> None:
+        """Packs and publishes. Raises what pickling raises (then the call is still to be settled), StoreFullError,
+        FencedError."""
+
+    def complete_many(self, values: Sequence[Any]) -> None:
+        """One value for each of `returns`."""
+
+    def complete_raw(self, data: bytes, references: Sequence[Hold] = ()) -> None: ...
+    def fail(self, data: bytes) -> None:
+        """Settles with ERROR bytes, all returns."""
+
+def take(mailbox: Hold, timeout: float | None = None, leave: bool = True) -> Call | None:
+    """The next call that can start; waits (GIL kept for the first 20 us, then released) until there is one, the
+    timeout is over, or (leave) the node asked this process to leave the queue or the mailbox was abandoned and is
+    empty: None. ClosedError: closed and empty. Runs signal handlers."""
+
+def take_nowait(mailbox: Hold) -> Call | None: ...
+def take_first(mailbox: Hold) -> Call | None: ...
+def enter(call: Call | None) -> None:
+    """The call that user code of this thread runs now (its depth is that of calls made from here)."""
+
+def join(mailbox: Hold) -> None: ...
+def leave(mailbox: Hold) -> None: ...
+def must_leave() -> bool: ...
+def task_done() -> None: ...
+
+# -- values -----------------------------------------------------------------------------------------------------------
+def put(value: Any) -> Any:
+    """A done cell with the value; over INLINE_BYTES in the object store. Returns a reference."""
+
+def put_raw(data: bytes) -> Any: ...
+def get(reference: Reference, timeout: float | None = None) -> Any:
+    """Spins, then sleeps until done (GIL kept for the first 20 us). TimeoutError; NodeGoneError; the stored error."""
+
+def get_many(references: Sequence[Reference], timeout: float | None = None) -> list[Any]: ...
+def wait(references: list[Any], num_returns: int, timeout: float | None = None) -> tuple[list[Any], list[Any]]:
+    """(done, rest) in input order, at most num_returns in done. ValueError: duplicates."""
+
+# -- loops ------------------------------------------------------------------------------------------------------------
+@final
+class Board:
+    """A waiter's notice board: references and mailboxes watched by one event loop."""
+
+    def __init__(self) -> None: ...
+    @property
+    def address(self) -> bytes:
+        """Abstract socket address to bind a datagram socket to (leading NUL included)."""
+
+    @property
+    def pending(self) -> int: ...
+    def watch(self, reference: Reference, note: object) -> int:
+        """Rings when done; `note` is handed out by poll once. 0: already done, nothing set; else a token."""
+
+    def unwatch(self, token: int) -> None: ...
+    def listen(self, mailbox: Hold, note: object) -> None:
+        """Rings on each push to the mailbox; `note` is handed out by poll each time it was rung."""
+
+    def watch_room(self, target: Target, note: object) -> int: ...
+    def attend(self, mailbox: Hold, note: object) -> None:
+        """Node: arms the mailbox's node bell: rings once when a push finds no reader to wake; arm again after."""
+
+    def poll(self, thorough: bool = False) -> list[Any]:
+        """Notes that were rung. thorough: looks at every watched cell too (a lost ring)."""
+
+    def arm(self) -> bool:
+        """Before sleeping in the selector: True: sleep, a datagram will wake; False: poll again first."""
+
+    def disarm(self) -> None: ...
+    def close(self) -> None: ...
