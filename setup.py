@@ -1,4 +1,4 @@
-"""Builds the two extension modules over the one C core; everything else about the package is in pyproject.toml."""
+"""Builds the two extension modules over the one C core; all else is in pyproject.toml."""
 
 from __future__ import annotations
 
