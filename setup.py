@@ -9,7 +9,6 @@ from pathlib import Path
 from setuptools import Extension, setup
 
 ROOT = Path(__file__).parent
-STORE_BUILD = "ext/store_build.py"
 # One wheel serves every standard CPython from 3.11 on.
 LIMITED_API = "0x030B0000"
 # The core is compiled into both modules: hidden, so that neither's symbols can stand in for the other's.
@@ -39,7 +38,7 @@ if not sys.platform.startswith("linux"):
     raise SystemExit("actorflow needs Linux 5.4 or later: it is built on memfd, futex and pidfd")
 
 setup(
-    ext_modules=[hot_extension()] if sources("ext/hot*.c") else [],
-    cffi_modules=[f"{STORE_BUILD}:ffibuilder"] if (ROOT / STORE_BUILD).exists() else [],
+    ext_modules=[hot_extension()],
+    cffi_modules=["ext/store_build.py:ffibuilder"],
     options={"bdist_wheel": {"py_limited_api": "cp311"}},
 )
