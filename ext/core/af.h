@@ -82,8 +82,8 @@ struct af_slot;
 /* What a process knows of the segment; private to it. */
 #define AF_CLASSES 20
 struct af_arena {       /* one size class of this process' arena */
-  int32_t span;         /* the span that is allocated from, -1: none */
-  int32_t spans;        /* first of the others owned, linked through af_span.next_owned; -1: none */
+  int32_t span;         /* the span that is allocated from, one of a ring through af_span.next_owned; -1: none */
+  uint32_t owned;       /* spans in the ring */
 };
 struct af_client {
   uint8_t *base;        /* read and write */
@@ -99,9 +99,10 @@ struct af_client {
   int32_t wake_socket;  /* unbound AF_UNIX datagram socket, non-blocking; wakes loops */
   uint32_t spin_us;     /* the longest spin before a sleep; 0: never spin */
   struct af_arena arenas[AF_CLASSES];
-  /* hold table: see hold.h */
+  /* hold table: see slot.h */
   af_off *hold_chunks;
   uint32_t hold_chunk_count, hold_chunk_capacity;
+  uint32_t hold_fresh, hold_capacity; /* indices from hold_fresh on were never used */
   uint32_t *hold_free;
   uint32_t hold_free_count, hold_free_capacity;
   /* extents this process has mapped for writing: one bit per 2 MiB of the object heap */
@@ -133,6 +134,14 @@ static inline af_watch af_watch_make(uint16_t slot, uint32_t epoch, uint8_t boar
 }
 
 uint64_t af_now_ns(void); /* CLOCK_MONOTONIC */
+/* Stores before it are seen before stores behind it. */
+static inline void af_store_fence(void) {
+#if defined(__x86_64__)
+  atomic_signal_fence(memory_order_seq_cst); /* the machine keeps the order of stores */
+#else
+  atomic_thread_fence(memory_order_release);
+#endif
+}
 static inline void af_pause(void) {
 #if defined(__x86_64__)
   __builtin_ia32_pause();

@@ -10,12 +10,15 @@
  * Who writes: the maker before it is pushed; then whoever STARTED it; `watch` and `followers` anyone by CAS.
  * Dependents: a call that is not ready follows ONE unfinished cell at a time (linked through its own block.next, one
  * hold counted for the list). Whoever completes that cell moves it on to its next unfinished argument, or makes it
- * UNREAD: an ordered call lies in its lane already and only the bell is rung; an unordered one is pushed to the
- * completer's own lane.
+ * UNREAD: an ordered call lies in its lane already and only the bell is rung; an unordered one is put on the
+ * mailbox' ready list.
  * Watchers: the first sits in `watch`; further ones in AF_KIND_FOLLOWER blocks on the same list as dependents.
- * A crash leaves: a completer dead after DONE with followers not served: slot.op_cell names the cell and the coroner
- * serves the rest (serving is idempotent: CAS of the dependent's state, fetch_or of board bits); a dependent taken off
- * one list and not yet on the next: op_cell names it.
+ * DONE bears the slot and epoch of who completed it: only that one (or its coroner) serves the followers. It closes the
+ * list, then serves its head and takes it off, one by one; the list stays in the cell until it is empty.
+ * A crash leaves: a cell DONE by the dead with followers not served: slot.op_cell or op_pending names it and the coroner
+ * serves the rest (a ring may be repeated); a call that is on its way (op_dependent): whether it got there cannot be
+ * told, so the coroner sends a second entry (AF_KIND_FOLLOWER with `dependent`) after it; whichever comes first moves
+ * the call's state, and the other finds it moved.
  * SYNC POINT cell-done: completer's release of state, waiter's acquire. */
 #ifndef AF_CELL_H
 #define AF_CELL_H
@@ -23,14 +26,15 @@
 
 enum af_phase { AF_WAITING = 1, AF_UNREAD, AF_STARTED, AF_DONE, AF_EXPECTED };
 #define AF_STATE_SLEEPER 0x100u    /* flag in the state word: a thread sleeps on its low half */
-#define AF_FOLLOWERS_CLOSED 1ull   /* low bit of `followers` */
+#define AF_FOLLOWERS_CLOSED 1ull   /* low bit of `followers`: none may be added */
 
-/* state: [7:0] phase, [8] sleeper, [31:16] slot, [63:32] epoch. Its low 32 bits are the futex word. */
+/* state: [7:0] phase, [8] sleeper, [31:16] slot, [63:32] epoch (of who STARTED it or made it DONE). Its low 32 bits are
+ * the futex word. */
 struct af_cell {
   struct af_block block;
   _Atomic uint64_t state;
   _Atomic af_watch watch;
-  _Atomic af_off followers;
+  _Atomic af_off followers; /* list through block.next, owned; af_cell_followers */
   af_off value;          /* owned block with the result's bytes; 0: they are in this block behind the struct */
   uint32_t value_bytes;  /* length (in a cell or BYTES block) */
   uint32_t value_refs;   /* references at the start of the value, af_off each, counted */
@@ -52,7 +56,12 @@ struct af_cell {
   uint64_t reserved[2];  /* places for lineage */
 };
 
-struct af_follower { struct af_block block; uint64_t reserved; _Atomic af_watch watch; };
+/* An entry of a list of followers, where the follower's own block.next will not do. Owned by the list. */
+struct af_follower {
+  struct af_block block;
+  af_off dependent;      /* owned: the call that follows, 0: a watcher */
+  _Atomic af_watch watch;
+};
 struct af_object {       /* AF_KIND_OBJECT and AF_KIND_BYTES: references, then the pickle, then aligned buffers */
   struct af_block block;
   uint64_t bytes;        /* of everything behind this header */
@@ -65,6 +74,7 @@ struct af_object {       /* AF_KIND_OBJECT and AF_KIND_BYTES: references, then t
  * Its phase is WAITING when arguments > 0 (af_cell_submit decides), else UNREAD. Count 1 (the caller's). */
 int af_cell_create(struct af_client *client, uint32_t references, uint32_t bytes, uint32_t reserve, af_off *cell);
 static inline af_off *af_cell_references(const struct af_client *client, af_off cell);
+static inline af_off af_cell_followers(const struct af_client *client, af_off cell); /* first of the list */
 static inline uint8_t *af_cell_bytes(const struct af_client *client, af_off cell); /* arguments */
 /* Sends a filled call. Ready: pushed to `lane`, UNREAD. Not ready: ORDERED: pushed WAITING; else kept by the cell it
  * waits for. AF_FULL / AF_CLOSED: nothing happened, the caller still has it. */
@@ -98,6 +108,10 @@ int af_cell_sleep(struct af_client *client, af_off cell, uint64_t timeout_ns);
 
 static inline af_off *af_cell_references(const struct af_client *client, af_off cell) {
   return AF_AT(client, af_off, cell + sizeof(struct af_cell));
+}
+static inline af_off af_cell_followers(const struct af_client *client, af_off cell) {
+  return atomic_load_explicit(&AF_AT(client, struct af_cell, cell)->followers, memory_order_acquire) &
+         ~(af_off)AF_FOLLOWERS_CLOSED;
 }
 static inline uint8_t *af_cell_bytes(const struct af_client *client, af_off cell) {
   return (uint8_t *)(af_cell_references(client, cell) + AF_AT(client, struct af_cell, cell)->references);

@@ -5,6 +5,9 @@
  * place the offset, publish `pushed` (release), set the lane's mail bit, wake a reader. Nobody waits for a writer, so a
  * writer killed or stopped anywhere harms nobody.
  * Readers: one (actor: no lock) or several (task queue: reader lock). Deepest lanes first, then in turn.
+ * Calls whose arguments became ready later (unordered mailboxes) come over the `ready` list: whoever made one ready
+ * links it there through its own block.next, so that needs no memory, no lane and no credit. Any process pushes; only
+ * the reader pops, so there is no ABA; it turns the list round into `queue`, first ready first read.
  * Credit: a lane holds at most `credit` unread calls; its writer waits on lane->room (futex or watch).
  * Waking: of several idle readers one spins (`spinner`), the others sleep on `bell`; a push wakes one sleeper only when
  * nobody spins; a reader that takes a call and sees more mail wakes the next one (so a burst wakes one after another).
@@ -13,9 +16,11 @@
  * Who writes: lane.tail_*, pushed: its writer. lane.head_*, taken: reader (under the lock). lane.orphan: coroner.
  *   page.lanes: writers by CAS from 0; reader sets 0 when it frees an orphan's empty lane.
  *   page.mail: anyone fetch_or; reader clears, then looks again. closed: node. allowed/active: see below.
+ *   ready: anyone by CAS; reader takes its head off. queue: reader.
  * A crash leaves: writer: a call that is published or not, never half; a chunk or lane not yet linked (recount frees it).
  *   reader: the reader lock (coroner clears it), an entry taken and not yet advanced (the cell's state tells: the next
- *   reader skips what is not UNREAD), token in `active` (coroner). A stopped reader that holds the lock over a limit is
+ *   reader skips what is not UNREAD), an entry between `ready` and `queue` (op_dependent), its marks in executing, readers
+ *   and blocked (the coroner counts them again from the slots). A stopped reader that holds the lock over a limit is
  *   killed by the node first.
  * SYNC POINT lane-push: writer's release of `pushed`, reader's acquire. */
 #ifndef AF_MAILBOX_H
@@ -40,11 +45,13 @@ struct af_mailbox {
   uint32_t job, credit;               /* credit: unread calls per lane */
   af_off first;                       /* owned: the call that runs first (an actor's constructor), or 0 */
   uint64_t user;                      /* node's own number for it */
+  af_off error;                       /* owned: what calls are settled with after `closed`; written before that */
+  uint32_t error_format;
   _Alignas(AF_LINE) _Atomic uint32_t closed;   /* 1: pushes give AF_CLOSED */
   _Atomic uint32_t bell;              /* futex word of sleeping readers */
   _Atomic uint32_t sleepers;          /* hint */
   _Atomic uint32_t abandoned;         /* 1: no handle is left (set when the AF_KIND_ACTOR block is freed) */
-  _Atomic uint64_t spinner;           /* hint: 0 or slot + 1 of the reader that spins */
+  _Atomic uint64_t spinner;           /* hint: 0, slot + 1 of the reader that spins, AF_WAKING: a sleeper was woken */
   _Atomic af_watch listener;          /* a loop that reads this mailbox; rung on push */
   _Atomic af_watch node_bell;         /* rung, and set to 0, when a push finds no reader to wake */
   _Alignas(AF_LINE) _Atomic uint64_t lock;     /* 0 or (epoch << 32 | slot + 1) of the reader that holds it */
@@ -52,6 +59,10 @@ struct af_mailbox {
   _Atomic uint64_t executing;         /* SHARED: [63:32] allowed (node), [31:0] active (readers); one CAS word */
   _Atomic uint32_t readers, blocked;  /* SHARED: serving now; of these waiting inside a call */
   uint32_t turn;                      /* reader: lane after the last one taken */
+  uint32_t queue_turn;                /* reader: 1: the last one came from `queue` */
+  af_off queue;                       /* reader; owned list: ready calls in order */
+  _Alignas(AF_LINE) _Atomic af_off ready; /* owned list: calls that became ready, last one first */
+  _Atomic uint32_t ready_count;       /* hint: how many are in ready and queue */
   _Alignas(AF_LINE) struct af_lane_page page;
 };
 struct af_lane {
@@ -63,17 +74,17 @@ struct af_lane {
   _Atomic uint32_t room;              /* futex word: 1: the writer waits for room */
   _Atomic af_watch room_watch;
   _Alignas(AF_LINE) af_off tail_chunk;/* writer */
-  uint32_t tail_index;
+  uint64_t taken_seen;
   _Atomic uint64_t pushed;
   _Alignas(AF_LINE) af_off head_chunk;/* reader; owned (the chain from here is) */
-  uint32_t head_index;
   _Atomic uint64_t taken;
 };
 struct af_chunk {
   struct af_block block;
   _Atomic af_off next_chunk;          /* owned */
-  uint32_t capacity, reserved;
-  af_off entries[];                   /* owned from the reader's position to the writer's */
+  uint64_t first;                     /* number of entries[0]: the lane's entry n lies at entries[n - first] */
+  uint64_t capacity;
+  af_off entries[];                   /* owned by the lane from `taken` to `pushed` */
 };
 struct af_actor { struct af_block block; uint64_t reserved; af_off mailbox; /* owned */ uint64_t user; };
 
@@ -82,17 +93,18 @@ int af_actor_create(struct af_client *client, af_off mailbox, af_off *actor); /*
 /* This client's lane to a mailbox: finds none, makes one. The caller keeps the offset (private) and must hold the
  * mailbox while it uses it. AF_FULL, AF_CLOSED. */
 int af_lane_open(struct af_client *client, af_off mailbox, uint16_t depth, af_off *lane);
-/* Pushes a call that the caller holds; the lane counts its own hold. AF_FULL: no credit (or no memory), AF_CLOSED. */
+/* Pushes a call that the caller holds; the lane counts its own hold. AF_FULL: no credit (or no memory), AF_CLOSED. A
+ * push that meets a close midway settles the call with the mailbox' error: AF_OK. */
 int af_lane_push(struct af_client *client, af_off lane, af_off cell);
 /* Waits for credit: AF_OK: try again, AF_TIMEOUT, AF_INTERRUPTED. [no GIL] */
 int af_lane_wait_room(struct af_client *client, af_off lane, uint64_t timeout_ns);
 /* This client will not push there again: an orphan's lane. */
 void af_lane_close(struct af_client *client, af_off lane);
 
-/* Takes the next call that can start: cell STARTED by this client, one counted hold handed to the caller.
+/* Takes the next call that can start: cell STARTED by this client; its hold is recorded and handed to the caller.
  * AF_EMPTY: nothing that can start (SHARED: or active >= allowed); AF_CLOSED: closed and empty; AF_BUSY: another reader
  * holds the lock. An unready call of an unordered mailbox is not met here: it is not in a lane until it is ready. */
-int af_mailbox_take(struct af_client *client, af_off mailbox, af_off *cell);
+int af_mailbox_take(struct af_client *client, af_off mailbox, af_off *cell, uint32_t *hold);
 /* Something to take? A cheap look at the mail bits. [no GIL] */
 bool af_mailbox_has_mail(const struct af_client *client, af_off mailbox);
 /* Reader: spins then sleeps until there may be mail; one spinner. AF_OK, AF_TIMEOUT, AF_INTERRUPTED. [no GIL] */
@@ -107,7 +119,16 @@ void af_mailbox_task_done(struct af_client *client);
 uint32_t af_mailbox_allow(struct af_client *node, af_off mailbox, uint32_t allowed);
 struct af_mailbox_facts { uint64_t depth; uint32_t allowed, active, readers, blocked, sleepers, closed, abandoned, lanes; };
 void af_mailbox_facts(const struct af_client *client, af_off mailbox, struct af_mailbox_facts *facts);
-/* Node: no more pushes; each unread or waiting call in it is settled with the value `error` (held by each). */
-void af_mailbox_close(struct af_client *node, af_off mailbox, af_off error);
+/* Node: no more pushes; each unread or waiting call in it is settled with the value `error` (held by each and by the
+ * mailbox, which settles later arrivals too). A mailbox that is not SHARED: its reader must have ended. AF_BUSY: a reader
+ * holds the lock; call again. */
+int af_mailbox_close(struct af_client *node, af_off mailbox, af_off error, uint8_t format);
+/* Puts a call that became ready into an unordered mailbox; the caller's count of the entry (the cell, or an
+ * AF_KIND_FOLLOWER whose dependent it is) passes to the list. */
+void af_mailbox_ready(struct af_client *client, af_off mailbox, af_off entry);
+/* An ordered call in `lane` became ready: sets the lane's bit and wakes a reader. */
+void af_lane_ready(struct af_client *client, af_off lane);
+/* Coroner: counts readers, blocked and active again from the slots. AF_BUSY: they moved all the time; try again. */
+int af_mailbox_recount(struct af_client *node, af_off mailbox);
 void af_mailbox_ring(struct af_client *client, af_off mailbox); /* wakes a reader, as a push does */
 #endif

@@ -35,19 +35,27 @@ struct af_header { /* written by the node at creation; the atomics as said */
   /* message heap; who: any allocator, atomic add. Crash: off by one span until the next audit. */
   _Alignas(AF_LINE) _Atomic uint32_t spans_used;
   _Atomic uint32_t span_hint;                  /* hint: where to look for a free span */
+  _Atomic uint32_t spans_passed;               /* spans that leavers passed to the node since its last trim */
+  /* 0, or the process (epoch << 32 | slot + 1) that recounts: others begin no operation meanwhile (af_op_begin). Set
+   * by it by CAS; cleared by it, or by anyone who has waited too long. Only a courtesy: the recount proves by itself
+   * that nobody moved. */
+  _Alignas(AF_LINE) _Atomic uint64_t frozen;
   /* object heap, see extent.h; all under extent_lock */
   _Alignas(AF_LINE) _Atomic uint64_t extent_lock; /* 0 or (epoch << 32 | slot + 1) */
-  _Atomic uint64_t extent_locked_ns;           /* when; for the node's watch over stopped holders */
+  _Atomic uint64_t extent_locked_ns;           /* when; for the node's watch over stopped holders; 0: not yet known */
   _Atomic uint64_t object_bytes_used;
+  _Atomic af_off extent_returned;              /* objects given back while the lock was taken; anyone pushes, the lock's
+                                                * holder takes all */
   uint32_t extent_generation;
-  uint32_t extent_dirty;                       /* 1 while bins change; a holder that finds it set rebuilds them */
+  _Atomic uint32_t extent_dirty;               /* 1 while bins change; a holder that finds it set rebuilds them */
   uint64_t wilderness_page;                    /* pages from here on were never used */
   uint32_t bins[40];                           /* first page + 1 of a free extent of 2^i.. pages; 0: none */
 };
 
 /* Creates, seals and maps; fills *client as the node's own (slot 0, live). errno on AF_SYSTEM. */
 int af_segment_create(struct af_client *client, const struct af_layout *layout, const uint8_t node_id[16]);
-/* Maps the memfd and checks magic, version (AF_STALE when another), size and seals (AF_BAD). Slot is not yet taken. */
+/* Maps the memfd and checks magic, version (AF_STALE when another), size and seals (AF_BAD). Slot is not yet taken.
+ * The memfd is the client's on AF_OK, else still the caller's. */
 int af_segment_map(struct af_client *client, int memfd);
 /* Unmaps and frees private memory; the memfd is closed. Views must be gone. */
 void af_segment_unmap(struct af_client *client);

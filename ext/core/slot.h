@@ -2,6 +2,7 @@
  *
  * Purpose: whatever a process owes the others is written in its slot, so that the coroner can settle it.
  * States: FREE -> RESERVED (node, or a parent about to fork) -> LIVE (its process) -> DEAD (coroner) -> FREE, epoch + 1.
+ * Epochs start at 1; (slot, 0) names nobody.
  * Guarantees: (slot, epoch) names one process for the life of the segment.
  * Who writes: `owner` as above, by compare-and-swap. Line 1 the slot's own process only. Line 2 as said at each field.
  * A crash leaves: the slot LIVE; the node sees the death by pidfd and calls af_coroner_settle (coroner.h). */
@@ -20,13 +21,13 @@ struct af_slot {
   uint32_t job;
   uint32_t parent;        /* slot index + 1 of the process that forked this one, 0: none */
   af_off holds;           /* first AF_KIND_HOLDS chunk */
-  _Atomic af_off boards[AF_BOARDS];
+  _Atomic af_off boards[AF_BOARDS]; /* counted; stay with the slot for its next process, so that a late ring meets a board */
   /* own process; read by coroner and audit */
   _Alignas(AF_LINE) _Atomic uint32_t op; /* non-zero: inside a core operation (its number) */
-  uint32_t op_reserved;
-  _Atomic uint64_t op_cell;       /* cell that is being completed, or dependent being moved on */
-  _Atomic uint64_t op_lane;       /* lane that a ready dependent is being pushed to */
-  _Atomic uint64_t op_pushed;     /* that lane's `pushed` before */
+  _Atomic uint32_t op_generation; /* of op_dependent */
+  _Atomic uint64_t op_cell;       /* cell that is being completed; DONE by this (slot, epoch): its followers are served */
+  _Atomic uint64_t op_pending;    /* further cells made DONE on the way and not yet served: list through block.next */
+  _Atomic uint64_t op_dependent;  /* call that is being sent, moved on or made ready; not counted */
   _Atomic uint64_t hold_ops;      /* counts every change of a hold: the audit's sequence */
   _Atomic uint64_t running;       /* call that user code is in; cell offset (main thread) */
   _Atomic uint64_t serving;       /* task queue (mailbox) being read, 0: none */
@@ -37,7 +38,24 @@ struct af_slot {
   _Atomic uint64_t cancel;        /* reserved: call to interrupt */
 };
 
+/* A piece of a hold table (AF_KIND_HOLDS). The first is of AF_HOLDS_FIRST bytes, the others of AF_HOLDS_NEXT. */
+#define AF_HOLDS_FIRST 512u
+#define AF_HOLDS_NEXT 32768u
+struct af_holds {
+  struct af_block block;
+  _Atomic af_off next_chunk;
+  uint32_t capacity, reserved;
+  _Atomic af_off entries[]; /* 0: free. Own process; a parent before fork; the coroner after death */
+};
+
 static inline struct af_slot *af_slot_at(const struct af_client *client, uint32_t index);
+
+/* Operations. Everything that changes a count, or who has it, lies between begin and end; they nest, the outermost
+ * counts. A process that dies inside one leaves `op` set, and the coroner recounts; one that dies outside leaves no
+ * count without a holder. Therefore a count that is not yet recorded (a new block, a call just taken) is carried to its
+ * hold INSIDE one operation of the caller's: between two operations the recount takes it for lost. */
+static inline uint32_t af_op_begin(struct af_client *client, uint32_t number); /* returns what af_op_end is given */
+static inline void af_op_end(struct af_client *client, uint32_t outer);
 /* Reserves a free slot (any process: the node for others, a parent before fork). AF_FULL when none. */
 int af_slot_reserve(struct af_client *client, uint32_t role, uint32_t job, uint32_t *index, uint32_t *epoch);
 /* Makes `client` (mapped) the process of a RESERVED slot of that epoch: LIVE, pid written. AF_STALE otherwise. */
@@ -45,8 +63,12 @@ int af_slot_claim(struct af_client *client, uint32_t index, uint32_t epoch);
 /* Gives a slot back that was reserved and never claimed. */
 void af_slot_unreserve(struct af_client *client, uint32_t index, uint32_t epoch);
 bool af_slot_is(const struct af_client *client, uint32_t index, uint32_t epoch); /* LIVE with that epoch */
-/* This process leaves in order: drops every hold, frees boards and hold table, returns its spans. */
+/* This process leaves in order: drops every hold, frees boards and hold table, returns its spans; then the slot is FREE.
+ * Lanes are closed before (af_lane_close). */
 void af_slot_release(struct af_client *client);
+/* Drops every hold of a slot and frees its hold table: of the own one, of the dead, of a fork that failed. Repeatable.
+ * Returns how many. */
+uint32_t af_slot_drop_holds(struct af_client *client, uint32_t index);
 
 /* Holds. An index into the hold table stands for one counted reference of this process. */
 /* Records a hold whose count the caller already owns (allocation, or af_block_hold before). AF_FULL: no room. */
@@ -66,8 +88,67 @@ int af_fork_prepare(struct af_client *client, uint32_t *index, uint32_t *epoch);
 int af_fork_child(struct af_client *client, uint32_t index, uint32_t epoch);
 void af_fork_abandon(struct af_client *client, uint32_t index, uint32_t epoch);
 
+/* An operation that changes several counts is bracketed by these: while `op` is set the books may be off by it, and a
+ * process that dies there is followed by a recount. They nest: the outermost one stands. */
+enum af_op { AF_OP_NONE = 0, AF_OP_CREATE, AF_OP_SEND, AF_OP_TAKE, AF_OP_RESULT, AF_OP_COMPLETE, AF_OP_WATCH,
+             AF_OP_LANE, AF_OP_SERVE, AF_OP_HOLD, AF_OP_FREE, AF_OP_OTHER };
+static inline uint32_t af_op_begin(struct af_client *client, uint32_t op) {
+  uint32_t outer = atomic_load_explicit(&client->slot->op, memory_order_relaxed);
+  if (outer == AF_OP_NONE) {
+    atomic_store_explicit(&client->slot->op, op, memory_order_relaxed);
+    af_store_fence(); /* what follows is seen after it */
+  }
+  return outer;
+}
+static inline void af_op_end(struct af_client *client, uint32_t outer) {
+  if (outer == AF_OP_NONE) {
+    struct af_slot *slot = client->slot;
+    uint64_t ops = atomic_load_explicit(&slot->hold_ops, memory_order_relaxed);
+    atomic_store_explicit(&slot->hold_ops, ops + 1, memory_order_release); /* books changed: the audit's sequence */
+    atomic_store_explicit(&slot->op, AF_OP_NONE, memory_order_release);
+  }
+}
+
 #include "segment.h"
 static inline struct af_slot *af_slot_at(const struct af_client *client, uint32_t index) {
   return AF_AT(client, struct af_slot, client->header->slots) + index;
+}
+static inline uint64_t af_slot_word(uint32_t epoch, enum af_slot_state state) {
+  return (uint64_t)epoch << 32 | (uint64_t)state;
+}
+static inline enum af_slot_state af_slot_state_of(uint64_t owner) { return (enum af_slot_state)(owner & 0xff); }
+static inline uint32_t af_slot_epoch_of(uint64_t owner) { return (uint32_t)(owner >> 32); }
+
+void af_op_wait(struct af_client *client, uint32_t number); /* until the recount is over; then op is set */
+
+/* Stores after it are seen no earlier than stores before it. On x86-64 no instruction. The thread sanitizer knows no
+ * fences; nothing but the recount's proof rests on this one. */
+static inline void af_fence_release(void) {
+#ifdef __SANITIZE_THREAD__
+  atomic_signal_fence(memory_order_release);
+#else
+  atomic_thread_fence(memory_order_release);
+#endif
+}
+/* SYNC POINT op: the fence and the release below pair with the recount's acquire: what it read of an operation, it
+ * also sees in `op` or `hold_ops`. */
+static inline uint32_t af_op_begin(struct af_client *client, uint32_t number) {
+  struct af_slot *slot = client->slot;
+  uint32_t outer = atomic_load_explicit(&slot->op, memory_order_relaxed);
+  if (outer != 0)
+    return outer;
+  atomic_store_explicit(&slot->op, number, memory_order_relaxed);
+  af_fence_release();
+  if (__builtin_expect(atomic_load_explicit(&client->header->frozen, memory_order_relaxed) != 0, 0))
+    af_op_wait(client, number);
+  return 0;
+}
+static inline void af_op_end(struct af_client *client, uint32_t outer) {
+  struct af_slot *slot = client->slot;
+  if (outer != 0)
+    return;
+  uint64_t ops = atomic_load_explicit(&slot->hold_ops, memory_order_relaxed);
+  atomic_store_explicit(&slot->hold_ops, ops + 1, memory_order_release);
+  atomic_store_explicit(&slot->op, 0, memory_order_release);
 }
 #endif
