@@ -134,14 +134,6 @@ static inline af_watch af_watch_make(uint16_t slot, uint32_t epoch, uint8_t boar
 }
 
 uint64_t af_now_ns(void); /* CLOCK_MONOTONIC */
-/* Stores before it are seen before stores behind it. */
-static inline void af_store_fence(void) {
-#if defined(__x86_64__)
-  atomic_signal_fence(memory_order_seq_cst); /* the machine keeps the order of stores */
-#else
-  atomic_thread_fence(memory_order_release);
-#endif
-}
 static inline void af_pause(void) {
 #if defined(__x86_64__)
   __builtin_ia32_pause();

@@ -8,6 +8,8 @@
 enum af_operation {
   AF_OP_HOLD = 100, AF_OP_FORK = 110, AF_OP_SETTLE_HOLDS = 120,
   AF_OP_HEAP = 200, AF_OP_EXTENT = 300, AF_OP_BLOCK = 400, AF_OP_AUDIT = 450,
+  AF_OP_BOARD = 500, AF_OP_LANE = 600, AF_OP_PUSH = 610, AF_OP_TAKE = 630, AF_OP_CAPACITY = 660, AF_OP_CREATE = 700,
+  AF_OP_SUBMIT = 710, AF_OP_WATCH = 720, AF_OP_RESULT = 730, AF_OP_COMPLETE = 740, AF_OP_SETTLE = 800,
 };
 
 #define AF_POINTS_MEMORY(X) \
@@ -60,6 +62,9 @@ enum af_operation {
   X(403, "references dropped, block not freed") \
   X(404, "name counted, not yet anybody's") \
   X(405, "actor dying: mailbox abandoned, not rung")
+
+/* The calls half, 500-899. */
+#define AF_POINTS_CALLS(X)
 
 #define AF_POINT_LAST 899
 #endif

@@ -88,27 +88,6 @@ int af_fork_prepare(struct af_client *client, uint32_t *index, uint32_t *epoch);
 int af_fork_child(struct af_client *client, uint32_t index, uint32_t epoch);
 void af_fork_abandon(struct af_client *client, uint32_t index, uint32_t epoch);
 
-/* An operation that changes several counts is bracketed by these: while `op` is set the books may be off by it, and a
- * process that dies there is followed by a recount. They nest: the outermost one stands. */
-enum af_op { AF_OP_NONE = 0, AF_OP_CREATE, AF_OP_SEND, AF_OP_TAKE, AF_OP_RESULT, AF_OP_COMPLETE, AF_OP_WATCH,
-             AF_OP_LANE, AF_OP_SERVE, AF_OP_HOLD, AF_OP_FREE, AF_OP_OTHER };
-static inline uint32_t af_op_begin(struct af_client *client, uint32_t op) {
-  uint32_t outer = atomic_load_explicit(&client->slot->op, memory_order_relaxed);
-  if (outer == AF_OP_NONE) {
-    atomic_store_explicit(&client->slot->op, op, memory_order_relaxed);
-    af_store_fence(); /* what follows is seen after it */
-  }
-  return outer;
-}
-static inline void af_op_end(struct af_client *client, uint32_t outer) {
-  if (outer == AF_OP_NONE) {
-    struct af_slot *slot = client->slot;
-    uint64_t ops = atomic_load_explicit(&slot->hold_ops, memory_order_relaxed);
-    atomic_store_explicit(&slot->hold_ops, ops + 1, memory_order_release); /* books changed: the audit's sequence */
-    atomic_store_explicit(&slot->op, AF_OP_NONE, memory_order_release);
-  }
-}
-
 #include "segment.h"
 static inline struct af_slot *af_slot_at(const struct af_client *client, uint32_t index) {
   return AF_AT(client, struct af_slot, client->header->slots) + index;
