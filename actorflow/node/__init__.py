@@ -1,0 +1,1 @@
+"""The node process and its zygote: they start, watch and settle the processes of one machine."""

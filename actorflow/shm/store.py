@@ -1,0 +1,327 @@
+"""The segment as the node and the tools see it: slots, mailbox settings, settling of the dead, audit.
+
+Everything works on the client of `actorflow._hot` in the same process, given by its address. cffi releases the GIL during
+each call, so a process that uses this must not use the same client from another thread meanwhile; the node has one thread.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from actorflow.shm._store import ffi, lib
+
+Name = tuple[int, int]
+"""A block's name: (offset, generation)."""
+
+_KIND_MAILBOX = 4
+_FORMAT_ERROR = 3
+_AUDIT_TRIES = 20
+
+_STATUS = {
+    -1: "nothing there",
+    -2: "no room left",
+    -3: "closed",
+    -4: "gone",
+    -5: "not a valid block",
+    -8: "node is gone",
+    -9: "system error",
+    -12: "held by another",
+}
+
+
+class StoreError(Exception):
+    """The core refused a call of the node: what was tried, and the core's answer."""
+
+
+class SlotState(enum.IntEnum):
+    FREE = 0
+    RESERVED = 1
+    LIVE = 2
+    DEAD = 3
+
+
+class Role(enum.IntEnum):
+    """What the process of a slot is."""
+
+    NODE = 0
+    DRIVER = 1
+    WORKER = 2
+    FORK = 3
+
+
+class NodeState(enum.IntEnum):
+    """In the segment's header; every wait of a client ends once it is STOPPING or DEAD."""
+
+    STARTING = 0
+    RUNNING = 1
+    STOPPING = 2
+    DEAD = 3
+
+
+class SlotFacts(NamedTuple):
+    """What a slot says of its process. `running` and `serving` are block offsets, 0: none."""
+
+    index: int
+    epoch: int
+    state: SlotState
+    pid: int
+    role: Role
+    job: int
+    parent: int | None
+    blocked: bool
+    running: int
+    serving: int
+
+
+class MailboxFacts(NamedTuple):
+    """What waits in a mailbox and who reads it, as of now."""
+
+    depth: int
+    allowed: int
+    active: int
+    readers: int
+    blocked: int
+    sleepers: int
+    closed: bool
+    abandoned: bool
+
+
+class Settlement(NamedTuple):
+    """What a dead process had left."""
+
+    calls_failed: int
+    holds_dropped: int
+    lanes_orphaned: int
+    inside_operation: bool
+    repaired: int
+
+
+class Audit(NamedTuple):
+    """A recount of every hold and block. `wrong` counts what the books have otherwise."""
+
+    blocks: int
+    bytes: int
+    object_bytes: int
+    too_high: int
+    too_low: int
+    lost: int
+    broken: int
+    repaired: int
+    consistent: bool
+
+    @property
+    def clean(self) -> bool:
+        """Whether the books agreed, at one instant."""
+        return self.consistent and not (self.too_high or self.too_low or self.lost or self.broken)
+
+
+class SegmentFacts(NamedTuple):
+    """The segment's size and use, in bytes."""
+
+    node_id: bytes
+    version: int
+    node_pid: int
+    state: NodeState
+    slot_count: int
+    span_count: int
+    spans_used: int
+    audits: int
+    size_bytes: int
+    object_bytes: int
+    object_bytes_used: int
+
+
+class Store:
+    """The segment of the `_hot` client at `address` (`_hot.client_address()`)."""
+
+    def __init__(self, address: int) -> None:
+        if not address:
+            raise ValueError("this process is not attached to a node")
+        self._client = ffi.cast("struct af_client *", address)
+
+    # -- slots
+
+    def reserve(self, role: Role, job: int) -> tuple[int, int]:
+        """Reserves a slot for a process that is to come: (slot, epoch). StoreError when all are taken."""
+        index, epoch = ffi.new("uint32_t *"), ffi.new("uint32_t *")
+        _check(lib.af_slot_reserve(self._client, role, job, index, epoch), "reserving a client slot")
+        return index[0], epoch[0]
+
+    def unreserve(self, slot: int, epoch: int) -> None:
+        """Gives back a slot that was reserved and never claimed."""
+        lib.af_slot_unreserve(self._client, slot, epoch)
+
+    def slot(self, index: int) -> SlotFacts:
+        """What slot `index` says of its process. StoreError: there is no such slot."""
+        facts = ffi.new("struct af_store_slot *")
+        _check(lib.af_store_slot_read(self._client, index, facts), f"reading slot {index}")
+        return SlotFacts(
+            index=index,
+            epoch=facts.epoch,
+            state=SlotState(facts.state),
+            pid=facts.pid,
+            role=Role(facts.role),
+            job=facts.job,
+            parent=facts.parent - 1 if facts.parent else None,
+            blocked=bool(facts.blocked),
+            running=facts.running,
+            serving=facts.serving,
+        )
+
+    def slots(self) -> Iterator[SlotFacts]:
+        """Every slot that is not free, in order."""
+        for index in range(self.segment().slot_count):
+            facts = self.slot(index)
+            if facts.state is not SlotState.FREE:
+                yield facts
+
+    def ask_to_leave(self, slot: int, epoch: int, *, leave: bool = True) -> bool:
+        """Asks the process to leave its task queue after this task, or takes that back. False: it is gone."""
+        return bool(lib.af_store_slot_ask_leave(self._client, slot, epoch, leave) == 0)
+
+    # -- mailboxes
+
+    def facts(self, mailbox: Name) -> MailboxFacts:
+        """What waits in the mailbox and who reads it. StoreError: it is gone."""
+        facts = ffi.new("struct af_mailbox_facts *")
+        lib.af_mailbox_facts(self._client, self._mailbox(mailbox), facts)
+        return MailboxFacts(
+            depth=facts.depth,
+            allowed=facts.allowed,
+            active=facts.active,
+            readers=facts.readers,
+            blocked=facts.blocked,
+            sleepers=facts.sleepers,
+            closed=bool(facts.closed),
+            abandoned=bool(facts.abandoned),
+        )
+
+    def allow(self, mailbox: Name, allowed: int) -> int:
+        """Sets how many tasks of a shared mailbox may run at once; no lower than run now. Returns what is set."""
+        return int(lib.af_mailbox_allow(self._client, self._mailbox(mailbox), allowed))
+
+    def rouse(self, mailbox: Name) -> None:
+        """Wakes every sleeping reader, so that each looks whether it shall leave."""
+        lib.af_store_mailbox_rouse(self._client, self._mailbox(mailbox))
+
+    def close(self, mailbox: Name, error: bytes) -> None:
+        """Ends a mailbox: no more pushes, and each call that waits in it gets `error` (ERROR bytes)."""
+        offset = self._mailbox(mailbox)
+        with _Error(self._client, error) as block:
+            lib.af_mailbox_close(self._client, offset, block)
+
+    def _mailbox(self, name: Name) -> int:
+        offset, generation = name
+        found = lib.af_block_find(self._client, offset, generation, _KIND_MAILBOX)
+        _check(found, f"looking for mailbox {offset:#x}.{generation}")
+        return offset
+
+    # -- the dead
+
+    def settle(self, slot: int, epoch: int, error: bytes) -> Settlement:
+        """Settles what the ended process of a slot left; calls it had started get `error` (ERROR bytes)."""
+        settlement = ffi.new("struct af_settlement *")
+        with _Error(self._client, error) as block:
+            status = lib.af_coroner_settle(self._client, slot, epoch, block, _FORMAT_ERROR, settlement)
+        _check(status, f"settling slot {slot}, epoch {epoch}")
+        return Settlement(
+            calls_failed=settlement.calls_failed,
+            holds_dropped=settlement.holds_dropped,
+            lanes_orphaned=settlement.lanes_orphaned,
+            inside_operation=bool(settlement.inside_operation),
+            repaired=settlement.repaired,
+        )
+
+    def overdue(self, limit_s: float) -> int | None:
+        """Slot of a process that has held a lock for longer than `limit_s`, or None."""
+        slot = lib.af_coroner_overdue(self._client, int(limit_s * 1e9))
+        return None if slot < 0 else int(slot)
+
+    def audit(self, *, repair: bool = False) -> Audit:
+        """Counts every hold and block again and compares with the books; see ext/core/audit.h."""
+        audit = ffi.new("struct af_audit *")
+        _check(lib.af_audit_run(self._client, repair, _AUDIT_TRIES, audit), "auditing the segment")
+        return Audit(
+            blocks=sum(audit.blocks),
+            bytes=audit.bytes,
+            object_bytes=audit.object_bytes,
+            too_high=audit.too_high,
+            too_low=audit.too_low,
+            lost=audit.lost,
+            broken=audit.broken,
+            repaired=audit.repaired,
+            consistent=bool(audit.consistent),
+        )
+
+    # -- segment
+
+    def segment(self) -> SegmentFacts:
+        """The segment's size and use."""
+        facts = ffi.new("struct af_store_segment *")
+        lib.af_store_segment_read(self._client, facts)
+        return SegmentFacts(
+            node_id=bytes(ffi.buffer(facts.node_id)),
+            version=facts.version,
+            node_pid=facts.node_pid,
+            state=NodeState(facts.node_state),
+            slot_count=facts.slot_count,
+            span_count=facts.span_count,
+            spans_used=facts.spans_used,
+            audits=facts.audits,
+            size_bytes=facts.size_bytes,
+            object_bytes=facts.object_bytes,
+            object_bytes_used=facts.object_bytes_used,
+        )
+
+    def set_state(self, state: NodeState) -> None:
+        """Node only: says in the header what the node is about."""
+        lib.af_store_segment_state(self._client, state)
+
+    def set_node_mailbox(self, mailbox: Name) -> None:
+        """Node only, before the first attach: where control calls go."""
+        lib.af_store_segment_mailbox(self._client, self._mailbox(mailbox))
+
+    def trim(self, keep_spans: int) -> None:
+        """Node only: gives the pages of free message spans beyond `keep_spans` back to the system."""
+        lib.af_heap_trim(self._client)
+        lib.af_heap_punch(self._client, keep_spans)
+
+
+class _Error:
+    """An error value in shared memory, for as long as it is being handed out; takers count their own holds."""
+
+    def __init__(self, client: object, data: bytes) -> None:
+        self._client = client
+        block = ffi.new("af_off *")
+        _check(lib.af_store_error_create(client, data, len(data), block), "making an error value")
+        self._block = block[0]
+
+    def __enter__(self) -> int:
+        return int(self._block)
+
+    def __exit__(self, *_: object) -> None:
+        lib.af_block_drop(self._client, self._block)
+
+
+def subreaper() -> None:
+    """Makes this process adopt the orphans among its descendants, so that it can end them."""
+    if lib.af_store_subreaper() != 0:
+        raise OSError(ffi.errno, "prctl(PR_SET_CHILD_SUBREAPER) failed")
+
+
+def die_with_parent(signal: int) -> None:
+    """Has the kernel send `signal` to this process when the thread that forked it ends."""
+    if lib.af_store_die_with_parent(signal) != 0:
+        raise OSError(ffi.errno, "prctl(PR_SET_PDEATHSIG) failed")
+
+
+def has_futex() -> bool:
+    """Whether the kernel lets this process use futexes."""
+    return bool(lib.af_store_has_futex())
+
+
+def _check(status: int, what: str) -> None:
+    if status < 0:
+        raise StoreError(f"{what}: {_STATUS.get(status, f'status {status}')}")

@@ -1,0 +1,205 @@
+"""Builds `actorflow.shm._store`: the C core as the node, the tools and the tests call it, through cffi in API mode.
+
+The core keeps no state of its own, so this module and `actorflow._hot` can each contain it and still share one client:
+`_hot.client_address()` is what every function here is given. cffi releases the GIL on every call, so what is here is
+coarse and off the way of a call.
+"""
+
+import os
+from glob import glob
+
+import cffi
+
+CORE = os.path.join(os.path.dirname(__file__) or ".", "core")
+
+CDEF = """
+typedef uint64_t af_off;
+struct af_client { ...; };
+
+#define AF_VERSION ...
+#define AF_KIND_COUNT ...
+#define AF_SLEEP_MS ...
+
+/* slots */
+struct af_store_slot {
+  uint32_t state, epoch, pid, role, job, parent, inside, token, blocked, leave;
+  uint64_t running, serving;
+};
+int af_slot_reserve(struct af_client *client, uint32_t role, uint32_t job, uint32_t *index, uint32_t *epoch);
+void af_slot_unreserve(struct af_client *client, uint32_t index, uint32_t epoch);
+int af_store_slot_read(struct af_client *client, uint32_t index, struct af_store_slot *facts);
+int af_store_slot_ask_leave(struct af_client *client, uint32_t index, uint32_t epoch, bool leave);
+
+/* mailboxes */
+struct af_mailbox_facts { uint64_t depth; uint32_t allowed, active, readers, blocked, sleepers, closed, abandoned, lanes; };
+void af_mailbox_facts(const struct af_client *client, af_off mailbox, struct af_mailbox_facts *facts);
+uint32_t af_mailbox_allow(struct af_client *node, af_off mailbox, uint32_t allowed);
+void af_mailbox_close(struct af_client *node, af_off mailbox, af_off error);
+void af_store_mailbox_rouse(struct af_client *client, af_off mailbox);
+int af_block_find(const struct af_client *client, af_off block, uint32_t generation, uint8_t kind);
+void af_block_drop(struct af_client *client, af_off block);
+int af_store_error_create(struct af_client *client, const uint8_t *data, uint32_t bytes, af_off *block);
+
+/* coroner */
+struct af_settlement { uint32_t calls_failed, holds_dropped, lanes_orphaned, inside_operation, repaired; };
+int af_coroner_settle(struct af_client *node, uint32_t slot, uint32_t epoch, af_off error, uint8_t format,
+                      struct af_settlement *settlement);
+int af_coroner_overdue(const struct af_client *node, uint64_t limit_ns);
+
+/* audit */
+struct af_audit {
+  uint64_t blocks[...];
+  uint64_t bytes, object_bytes, too_high, too_low, lost, broken, repaired;
+  uint32_t consistent;
+  af_off first_wrong;
+};
+int af_audit_run(struct af_client *client, bool repair, uint32_t tries, struct af_audit *audit);
+bool af_extent_check(struct af_client *client);
+
+/* segment */
+struct af_store_segment {
+  uint8_t node_id[16];
+  uint32_t version, node_pid, node_state, slot_count, span_count, control_spans, spans_used, audits;
+  uint64_t size_bytes, object_bytes, object_bytes_used;
+};
+void af_store_segment_read(const struct af_client *client, struct af_store_segment *facts);
+void af_store_segment_state(struct af_client *node, uint32_t state);
+void af_store_segment_mailbox(struct af_client *node, af_off mailbox);
+
+/* heap */
+void af_heap_trim(struct af_client *client);
+void af_heap_punch(struct af_client *node, uint32_t keep);
+
+/* this process */
+int af_store_subreaper(void);
+int af_store_die_with_parent(int signal);
+int af_store_has_futex(void);
+"""
+
+SOURCE = """
+#include "af.h"
+#include "audit.h"
+#include "block.h"
+#include "cell.h"
+#include "coroner.h"
+#include "extent.h"
+#include "heap.h"
+#include "mailbox.h"
+#include "segment.h"
+#include "slot.h"
+#include "wait.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <linux/futex.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+struct af_store_slot {
+  uint32_t state, epoch, pid, role, job, parent, inside, token, blocked, leave;
+  uint64_t running, serving;
+};
+struct af_store_segment {
+  uint8_t node_id[16];
+  uint32_t version, node_pid, node_state, slot_count, span_count, control_spans, spans_used, audits;
+  uint64_t size_bytes, object_bytes, object_bytes_used;
+};
+
+static int af_store_slot_read(struct af_client *client, uint32_t index, struct af_store_slot *facts) {
+  if (index >= client->header->slot_count) return AF_BAD;
+  struct af_slot *slot = af_slot_at(client, index);
+  uint64_t owner = atomic_load_explicit(&slot->owner, memory_order_acquire);
+  facts->state = (uint32_t)(owner & 0xff);
+  facts->epoch = (uint32_t)(owner >> 32);
+  facts->pid = slot->pid;
+  facts->role = slot->role;
+  facts->job = slot->job;
+  facts->parent = slot->parent;
+  facts->inside = atomic_load_explicit(&slot->op, memory_order_relaxed);
+  facts->token = atomic_load_explicit(&slot->token, memory_order_relaxed);
+  facts->blocked = atomic_load_explicit(&slot->blocked, memory_order_relaxed);
+  facts->leave = atomic_load_explicit(&slot->leave, memory_order_relaxed);
+  facts->running = atomic_load_explicit(&slot->running, memory_order_relaxed);
+  facts->serving = atomic_load_explicit(&slot->serving, memory_order_relaxed);
+  return AF_OK;
+}
+
+/* Only while (slot, epoch) is that process: a late request must not reach its successor. */
+static int af_store_slot_ask_leave(struct af_client *client, uint32_t index, uint32_t epoch, bool leave) {
+  if (index >= client->header->slot_count) return AF_BAD;
+  if (!af_slot_is(client, index, epoch)) return AF_STALE;
+  atomic_store_explicit(&af_slot_at(client, index)->leave, leave ? 1u : 0u, memory_order_release);
+  return AF_OK;
+}
+
+/* Wakes every sleeping reader, so that each looks at its slot's `leave` and at the mailbox again. */
+static void af_store_mailbox_rouse(struct af_client *client, af_off mailbox) {
+  struct af_mailbox *box = AF_AT(client, struct af_mailbox, mailbox);
+  atomic_fetch_add_explicit(&box->bell, 1, memory_order_release);
+  af_futex_wake(&box->bell, INT_MAX);
+}
+
+/* The shared value of calls that end because of a death: an AF_KIND_BYTES block, count 1 (the caller's). */
+static int af_store_error_create(struct af_client *client, const uint8_t *data, uint32_t bytes, af_off *block) {
+  int status = af_heap_allocate(client, (uint32_t)sizeof(struct af_object) + bytes, AF_KIND_BYTES, AF_CONTROL, block);
+  if (status != AF_OK) return status;
+  struct af_object *object = AF_AT(client, struct af_object, *block);
+  object->bytes = bytes;
+  object->references = 0;
+  object->buffers = 0;
+  object->pickle_offset = sizeof(struct af_object);
+  object->pickle_bytes = bytes;
+  memcpy(object + 1, data, bytes);
+  return AF_OK;
+}
+
+static void af_store_segment_read(const struct af_client *client, struct af_store_segment *facts) {
+  struct af_header *header = client->header;
+  memcpy(facts->node_id, header->node_id, sizeof facts->node_id);
+  facts->version = header->version;
+  facts->node_pid = header->node_pid;
+  facts->node_state = atomic_load_explicit(&header->node_state, memory_order_acquire);
+  facts->slot_count = header->slot_count;
+  facts->span_count = header->span_count;
+  facts->control_spans = header->control_spans;
+  facts->spans_used = atomic_load_explicit(&header->spans_used, memory_order_relaxed);
+  facts->audits = atomic_load_explicit(&header->audits, memory_order_relaxed);
+  facts->size_bytes = header->size_bytes;
+  facts->object_bytes = header->page_count * AF_PAGE;
+  facts->object_bytes_used = atomic_load_explicit(&header->object_bytes_used, memory_order_relaxed);
+}
+
+static void af_store_segment_state(struct af_client *node, uint32_t state) {
+  atomic_store_explicit(&node->header->node_state, state, memory_order_release);
+}
+
+static void af_store_segment_mailbox(struct af_client *node, af_off mailbox) {
+  node->header->node_mailbox = mailbox;
+}
+
+static int af_store_subreaper(void) {
+  return prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0 ? AF_OK : AF_SYSTEM;
+}
+
+static int af_store_die_with_parent(int signal) {
+  return prctl(PR_SET_PDEATHSIG, signal, 0, 0, 0) == 0 ? AF_OK : AF_SYSTEM;
+}
+
+static int af_store_has_futex(void) {
+  uint32_t word = 0;
+  return syscall(SYS_futex, &word, FUTEX_WAKE, 1, NULL, NULL, 0) >= 0;
+}
+"""
+
+ffibuilder = cffi.FFI()
+ffibuilder.cdef(CDEF)
+ffibuilder.set_source(
+    "actorflow.shm._store",
+    SOURCE,
+    sources=sorted(glob(os.path.join(CORE, "*.c"))),
+    include_dirs=[CORE],
+    depends=sorted(glob(os.path.join(CORE, "*.h"))),
+    extra_compile_args=["-std=gnu11", "-O2", "-Wall", "-Wextra", "-fvisibility=hidden"],
+)
