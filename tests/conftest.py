@@ -1,0 +1,101 @@
+"""What every test shares: Hypothesis without deadlines, and for system tests a runtime and a check for leaks.
+
+A system test must leave the test process as it found it: no child process, no new file descriptor or
+thread, no memory segment mapped. The check waits with a deadline, because processes take a moment to end.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import hypothesis
+import psutil
+import pytest
+
+LEAK_DEADLINE_S = 10.0
+LOOK_S = 0.02
+
+# The machine may be busy: how long an example takes says nothing about it.
+hypothesis.settings.register_profile("actorflow", deadline=None, print_blob=True)
+hypothesis.settings.load_profile("actorflow")
+
+
+def wait_until(condition: Callable[[], bool], deadline_s: float, what: str) -> None:
+    """Returns once `condition()` holds; TimeoutError naming `what` after `deadline_s` seconds."""
+    end = time.monotonic() + deadline_s
+    pause = threading.Event()
+    while not condition():
+        if time.monotonic() > end:
+            raise TimeoutError(f"not within {deadline_s:g} s: {what}")
+        pause.wait(LOOK_S)
+
+
+def descendants() -> set[psutil.Process]:
+    """Processes below this one that have not ended; those of this Python's own multiprocessing excepted."""
+    found = set()
+    for process in psutil.Process().children(recursive=True):
+        try:
+            command = " ".join(process.cmdline())
+        except psutil.Error:
+            continue
+        if "multiprocessing.resource_tracker" not in command:
+            found.add(process)
+    return found
+
+
+def open_files() -> set[str]:
+    """What the file descriptors of this process refer to, each with its number."""
+    found = set()
+    for number in os.listdir("/proc/self/fd"):
+        try:
+            found.add(f"{number} -> {os.readlink(f'/proc/self/fd/{number}')}")
+        except FileNotFoundError:
+            continue  # the one that listed the folder
+    return found
+
+
+def segments() -> set[str]:
+    """Memory of deleted or nameless files that this process maps."""
+    mapped = Path("/proc/self/maps").read_text()
+    return set(re.findall(r"/(?:memfd:|dev/shm/)\S+.*", mapped))
+
+
+def facts() -> dict[str, set[str]]:
+    """What a test may not leave behind, by kind."""
+    return {
+        "processes": {f"{process.pid} {process.name()}" for process in descendants()},
+        "files": open_files(),
+        "segments": segments(),
+        "threads": {thread.name for thread in threading.enumerate()},
+    }
+
+
+def left_since(before: dict[str, set[str]]) -> dict[str, set[str]]:
+    """What is there now and was not in `before`; kinds without a rest are left out."""
+    try:
+        now = facts()
+    except psutil.NoSuchProcess:
+        return {"processes": {"one that is ending"}}
+    return {kind: rest for kind in now if (rest := now[kind] - before[kind])}
+
+
+@pytest.fixture(autouse=True)
+def no_leaks(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Around every test under tests/system: fails it when it leaves something behind."""
+    if "system" not in request.path.parts:
+        yield
+        return
+    gc.collect()
+    before = facts()
+    yield
+    gc.collect()
+    try:
+        wait_until(lambda: not left_since(before), LEAK_DEADLINE_S, "clean after the test")
+    except TimeoutError:
+        pytest.fail(f"left behind: {left_since(before)}", pytrace=False)
