@@ -1,0 +1,1 @@
+"""The client layer: what every process that makes calls is made of."""

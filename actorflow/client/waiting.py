@@ -1,0 +1,379 @@
+"""Waiting inside event loops: one LoopPort per loop turns rings of shared memory into the loop's wake-ups.
+
+A loop that waits for an answer looks for it: first by a short spin on the answer itself, then by a call in
+every turn of the loop while an answer is near, and only then from its selector, where a datagram wakes it. So
+an answer that comes within microseconds costs no system call, and an idle loop costs none either.
+
+Guarantees: a waiter is told once; a wait that is cancelled leaves nothing behind; a lost ring is found by a
+timed look (10 a second while somebody waits, one a second for a listener alone); the node's death ends every
+wait. All methods are for the loop's own thread. Nothing here keeps a loop alive: a port ends with its loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import functools
+import os
+import socket
+import weakref
+from collections.abc import Callable, Generator, Sequence
+from time import monotonic
+from typing import Any
+
+from actorflow import _hot, config
+
+AWAIT_SPIN_S = 10e-6  # a call and its answer take 4-8 us when both sides are awake
+SPINS_IN_A_ROW = 16  # then the loop's other tasks get a turn
+LOOK_S = 0.1
+IDLE_LOOK_S = 1.0
+CROWDED_S = 20e-6  # a yield that takes longer let another process run: more want to run than there are CPUs
+DATAGRAM_BYTES = 64
+
+Note = Callable[[], object]
+
+_ports: dict[int, LoopPort] = {}  # by id of the loop; removed when the loop is freed
+
+
+def current_port() -> LoopPort:
+    """The port of the running loop, made at first use. RuntimeError without one, or when not attached."""
+    loop = asyncio.get_running_loop()
+    port = _ports.get(id(loop))
+    if port is None:
+        _sweep()
+        port = _ports[id(loop)] = LoopPort(loop)
+    return port
+
+
+def _sweep() -> None:
+    """Ends the ports of loops that were closed and are still referred to by somebody."""
+    for port in list(_ports.values()):
+        loop = port.loop()
+        if loop is None or loop.is_closed():
+            port.close()
+
+
+def close_ports(error: Callable[[], BaseException]) -> None:
+    """Ends all ports; whoever still waits gets an error."""
+    for port in list(_ports.values()):
+        loop = port.loop()
+        if loop is None or loop.is_closed() or not loop.is_running() or loop is _running():
+            port.close(error)
+        else:
+            loop.call_soon_threadsafe(port.close, error)
+
+
+def _running() -> asyncio.AbstractEventLoop | None:
+    return asyncio._get_running_loop()
+
+
+def forget_ports() -> None:
+    """In a forked child: the parent's ports are not this process' to close."""
+    for port in _ports.values():
+        port.forget()
+    _ports.clear()
+
+
+def _loop_freed(key: int, _: object) -> None:
+    port = _ports.pop(key, None)
+    if port is not None:
+        port.release()
+
+
+def _gone() -> BaseException:
+    return _hot.NodeGoneError("the node has died or is stopping")
+
+
+class _DoneCallback:
+    """A callback of `add_done_callback`, run in the loop once the reference is done."""
+
+    __slots__ = ("_callback", "_context", "_loop", "_reference")
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        reference: _hot.Reference,
+        callback: Callable[[Any], object],
+        context: contextvars.Context | None,
+    ) -> None:
+        self._loop = loop
+        self._reference = reference
+        self._callback = callback
+        self._context = context
+
+    def __call__(self) -> None:
+        self._loop.call_soon(self._callback, self._reference, context=self._context)
+
+
+class _Countdown:
+    """Ends a wait for several references: after `count` of them, or at one that `stop` accepts."""
+
+    __slots__ = ("count", "future", "stop")
+
+    def __init__(self, future: asyncio.Future[None], count: int, stop: Callable[[Any], bool] | None) -> None:
+        self.future = future
+        self.count = count
+        self.stop = stop
+
+    def done(self, reference: _hot.Reference) -> None:
+        self.count -= 1
+        if not self.future.done() and (self.count <= 0 or (self.stop is not None and self.stop(reference))):
+            self.future.set_result(None)
+
+
+class _Counted:
+    """One reference of a countdown."""
+
+    __slots__ = ("countdown", "reference")
+
+    def __init__(self, countdown: _Countdown, reference: _hot.Reference) -> None:
+        self.countdown = countdown
+        self.reference = reference
+
+    def __call__(self) -> None:
+        self.countdown.done(self.reference)
+
+
+class LoopPort:
+    """What one event loop waits for: references that will be done, and mailboxes that it reads."""
+
+    # Raised in whoever waits when the node dies; the runtime knows better what died.
+    gone_error: Callable[[], BaseException] = staticmethod(_gone)
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = weakref.ref(loop, functools.partial(_loop_freed, id(loop)))
+        self._spin_s = config.current().spin_us * 1e-6
+        self._board = _hot.Board()
+        self._waiting: dict[Any, int] = {}  # note (a future or a Note) -> token of its watch
+        self._callbacks: dict[tuple[_hot.Reference, Callable[[Any], object]], list[_DoneCallback]] = {}
+        self._listening = False
+        self._polling = False  # a _turn is on its way
+        self._armed = False  # ringers are to send a datagram
+        self._quiet_at = 0.0  # when to stop looking in every turn
+        self._spins = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_s = 0.0
+        self._closed = False
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.setblocking(False)
+        self._socket.bind(self._board.address)
+        loop.add_reader(self._socket.fileno(), self._on_datagram)
+
+    # -- waiting for references
+
+    def wait(self, reference: _hot.Reference) -> Generator[Any, None, None]:
+        """Awaits one reference (`yield from`): returns once it is done, raises when the node dies."""
+        if not self._waiting:
+            if self._spins >= SPINS_IN_A_ROW:
+                self._spins = 0
+                yield
+            if reference.spin(AWAIT_SPIN_S):
+                self._spins += 1
+                return
+        self._spins = 0
+        future = self._require_loop().create_future()
+        if self._watch(reference, future):
+            try:
+                yield from future
+            except BaseException:
+                self._unwatch(future)
+                raise
+
+    async def wait_some(
+        self,
+        references: Sequence[_hot.Reference],
+        count: int,
+        stop: Callable[[Any], bool] | None = None,
+    ) -> None:
+        """Awaits `count` of the references that are not done yet, or one of them that `stop` accepts."""
+        countdown = _Countdown(self._require_loop().create_future(), count, stop)
+        notes = []
+        try:
+            for reference in references:
+                note = _Counted(countdown, reference)
+                if self._watch(reference, note):
+                    notes.append(note)
+                else:
+                    note()
+                if countdown.future.done():
+                    return
+            self._waiting[countdown.future] = 0
+            await countdown.future
+        finally:
+            self._waiting.pop(countdown.future, None)
+            for note in notes:
+                self._unwatch(note)
+
+    def add_done_callback(
+        self,
+        reference: _hot.Reference,
+        callback: Callable[[Any], object],
+        context: contextvars.Context | None = None,
+    ) -> None:
+        """Runs `callback(reference)` in the loop once it is done; soon when it is done already."""
+        note = _DoneCallback(self._require_loop(), reference, callback, context)
+        if self._watch(reference, note):
+            self._callbacks.setdefault((reference, callback), []).append(note)
+        else:
+            note()
+
+    def remove_done_callback(self, reference: _hot.Reference, callback: Callable[[Any], object]) -> int:
+        """Takes callbacks back; returns how many were removed."""
+        notes = self._callbacks.pop((reference, callback), [])
+        waiting = [note for note in notes if note in self._waiting]
+        for note in waiting:
+            self._unwatch(note)
+        return len(waiting)
+
+    # -- reading mailboxes
+
+    def listen(self, mailbox: _hot.Hold, note: Note) -> None:
+        """Runs `note` after pushes to a mailbox that this loop reads: once for any number of them."""
+        self._board.listen(mailbox, note)
+        self._start_listening()
+
+    def attend(self, mailbox: _hot.Hold, note: Note) -> None:
+        """Node: runs `note` once when a push finds no reader to wake; attend again after that."""
+        self._board.attend(mailbox, note)
+        self._start_listening()
+
+    def _start_listening(self) -> None:
+        self._listening = True
+        self._set_timer(IDLE_LOOK_S)
+        self._stir()
+
+    # -- the board
+
+    def _watch(self, reference: _hot.Reference, note: Any) -> bool:
+        """Has `note` delivered when the reference is done. False: it is done."""
+        token = self._board.watch(reference, note)
+        if not token:
+            return False
+        self._waiting[note] = token
+        self._set_timer(LOOK_S)
+        self._stir()
+        return True
+
+    def _unwatch(self, note: Any) -> None:
+        token = self._waiting.pop(note, 0)  # gone when it was delivered: the token is another's by now
+        if token:
+            self._board.unwatch(token)
+
+    def _stir(self) -> None:
+        """Something was sent: an answer may be near, so look in every turn for a while."""
+        self._quiet_at = monotonic() + self._spin_s
+        if not self._polling:
+            self._polling = True
+            self._disarm()
+            self._require_loop().call_soon(self._turn)
+
+    def _disarm(self) -> None:
+        if self._armed:
+            self._armed = False
+            self._board.disarm()
+
+    def _turn(self) -> None:
+        """One look at the board; again in the loop's next turn, until it has been quiet for long enough."""
+        loop = self.loop()
+        if self._closed or loop is None:
+            return
+        now = monotonic()
+        notes = self._board.poll()
+        if notes:
+            self._quiet_at = now + self._spin_s
+            self._deliver(notes)
+        elif now >= self._quiet_at or self._is_crowded(now):
+            idle = not (self._waiting or self._listening)
+            if idle or self._board.arm():
+                self._armed = not idle
+                self._polling = False
+                return
+        loop.call_soon(self._turn)
+
+    @staticmethod
+    def _is_crowded(now: float) -> bool:
+        os.sched_yield()
+        return monotonic() - now > CROWDED_S
+
+    def _deliver(self, notes: list[Any]) -> None:
+        waiting = self._waiting
+        for note in notes:
+            waiting.pop(note, None)
+            if isinstance(note, asyncio.Future):
+                if not note.done():
+                    note.set_result(None)
+            else:
+                note()
+
+    def _on_datagram(self) -> None:
+        try:
+            self._socket.recv(DATAGRAM_BYTES)
+        except BlockingIOError:
+            return
+        self._stir()
+
+    # -- the timed look
+
+    def _set_timer(self, interval_s: float) -> None:
+        if self._timer is not None:
+            if self._timer_s <= interval_s:
+                return
+            self._timer.cancel()
+        self._timer_s = interval_s
+        self._timer = self._require_loop().call_later(interval_s, self._look)
+
+    def _look(self) -> None:
+        """Finds rings that were lost, and the death of the node."""
+        self._timer = None
+        if not _hot.node_alive():
+            self._fail(self.gone_error)
+        else:
+            notes = self._board.poll(True)
+            if notes:
+                self._deliver(notes)
+                self._stir()
+        if self._waiting or self._listening:
+            self._set_timer(LOOK_S if self._waiting else IDLE_LOOK_S)
+
+    # -- the end
+
+    def _fail(self, error: Callable[[], BaseException]) -> None:
+        """Ends every wait; callbacks run, and find out from their reference."""
+        waiting = list(self._waiting)
+        for note in waiting:
+            self._unwatch(note)
+            if not isinstance(note, asyncio.Future):
+                note()
+            elif not note.done():
+                note.set_exception(error())
+
+    def close(self, error: Callable[[], BaseException] = _gone) -> None:
+        """Ends every wait with an error and gives back the socket and the board."""
+        if self._closed:
+            return
+        loop = self.loop()
+        if loop is not None:
+            _ports.pop(id(loop), None)
+            if not loop.is_closed():
+                self._fail(error)
+                loop.remove_reader(self._socket.fileno())
+        if self._timer is not None:
+            self._timer.cancel()
+        self.release()
+
+    def forget(self) -> None:
+        """In a forked child: leaves the loop and the parent's board alone."""
+        self._closed = True
+        self._socket.close()
+
+    def release(self) -> None:
+        """Gives back what is the system's, once nobody can wait any more."""
+        self._closed = True
+        self._board.close()
+        self._socket.close()
+
+    def _require_loop(self) -> asyncio.AbstractEventLoop:
+        loop = self.loop()
+        if loop is None or self._closed:
+            raise RuntimeError("this loop waits no more: the runtime was shut down, or the loop was closed")
+        return loop

@@ -1,0 +1,1 @@
+"""The worker layer: takes calls from mailboxes and runs them."""
