@@ -8,12 +8,20 @@
 #include "af.h"
 
 typedef void (*af_visit)(void *context, af_off *reference);
-/* Calls `visit` for each counted reference that the block owns now. */
+/* Calls `visit` for each counted reference that the block owns now (a copy of it). 0 and what is no place of a block
+ * (garbage) too: visitors check. By kind:
+ *   MAILBOX: first, error, the members of ready and of queue, page.next, page.lanes. LANES: page.next, page.lanes.
+ *   LANE: the calls from `taken` to `pushed`, and every chunk from head_chunk on. CHUNK: nothing. ACTOR: mailbox.
+ *   CELL: references; value, or the value's references when it lies in the cell; the members of its follower list.
+ *   FOLLOWER: dependent. BYTES, OBJECT: their references. The others: nothing. */
 void af_block_each(struct af_client *client, af_off block, af_visit visit, void *context);
 void af_block_hold(struct af_client *client, af_off block);   /* count + 1; caller already holds it somehow */
 void af_block_drop(struct af_client *client, af_off block);   /* count - 1; frees at 0 and what it alone held */
+/* Offset of a block that is counted now, however it was come by: range, alignment, kind and count are checked. */
+bool af_block_is_live(const struct af_client *client, af_off block);
 /* Finds a live block by name: range, alignment, kind (any: 0) and generation are checked. AF_BAD, AF_STALE. */
 int af_block_find(const struct af_client *client, af_off block, uint32_t generation, uint8_t kind);
-/* Counts it if it is live and its count is not 0 (compare-and-swap): how a name becomes a reference. AF_STALE. */
+/* Counts it if it is live: how a name becomes a reference. Count and generation are one compare-and-swap, so what took
+ * the block's place meanwhile is not touched. AF_BAD, AF_STALE. */
 int af_block_revive(struct af_client *client, af_off block, uint32_t generation, uint8_t kind);
 #endif

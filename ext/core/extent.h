@@ -14,6 +14,7 @@
 #define AF_EXTENT_H
 #include "af.h"
 
+#define AF_POPULATE_BYTES (2u * 1024u * 1024u) /* one bit of client->populated */
 struct af_extent {            /* 16 bytes a page */
   _Atomic uint64_t word;      /* first page: [63:32] pages, [31:1] generation, [0] used; other pages: 0 */
   uint32_t previous, next;    /* first page of a free extent: bin links, first page + 1; 0: none. Last page of a free

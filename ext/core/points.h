@@ -37,10 +37,10 @@ enum af_operation {
   X(208, "remote list taken, half of it on the free list") \
   X(209, "span emptied, still owned") \
   X(210, "span free, still counted as used") \
-  X(211, "span passed to the node: announced, not yet its own") \
+  X(211, "span passed to the node, not announced") \
   X(212, "large: first span taken, second not") \
   X(213, "large: spans taken, no block") \
-  X(214, "large: block gone, spans still owned") \
+  X(214, "large: spans emptied, still owned") \
   X(215, "large: second span free, first not") \
   X(216, "adopt: span is the node's, free list not rebuilt") \
   X(217, "punch: span taken, pages not returned") \

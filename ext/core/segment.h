@@ -59,5 +59,8 @@ int af_segment_create(struct af_client *client, const struct af_layout *layout, 
 int af_segment_map(struct af_client *client, int memfd);
 /* Unmaps and frees private memory; the memfd is closed. Views must be gone. */
 void af_segment_unmap(struct af_client *client);
+/* Gives a mapped client its wake socket, a new random state and an empty memory of populated pages, in place of those it
+ * has: part of create and map, and of a fork's child. */
+int af_segment_equip(struct af_client *client);
 static inline struct af_header *af_header_of(const struct af_client *client) { return client->header; }
 #endif

@@ -20,7 +20,7 @@ struct af_slot {
   uint32_t role;          /* enum af_role */
   uint32_t job;
   uint32_t parent;        /* slot index + 1 of the process that forked this one, 0: none */
-  af_off holds;           /* first AF_KIND_HOLDS chunk */
+  _Atomic af_off holds;   /* first AF_KIND_HOLDS chunk */
   _Atomic af_off boards[AF_BOARDS]; /* counted; stay with the slot for its next process, so that a late ring meets a board */
   /* own process; read by coroner and audit */
   _Alignas(AF_LINE) _Atomic uint32_t op; /* non-zero: inside a core operation (its number) */
