@@ -5,6 +5,9 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "block.h"
+#include "cell.h"
+#include "mailbox.h"
 #include "points.h"
 #include "slot.h"
 
@@ -221,17 +224,23 @@ static int arena_refill(struct af_client *client, uint32_t class_index, enum af_
   return AF_OK;
 }
 
-/* Kind last: a block is one once it is counted and whole. */
+/* What af_block_each reads of each kind: 0 from the first moment, so that the recount of a block whose maker died
+ * before it was filled meets no references of an earlier life. */
+static const uint16_t head_bytes[AF_KIND_COUNT] = {
+    [AF_KIND_CELL] = sizeof(struct af_cell),         [AF_KIND_BYTES] = sizeof(struct af_object),
+    [AF_KIND_OBJECT] = sizeof(struct af_object),     [AF_KIND_MAILBOX] = sizeof(struct af_mailbox),
+    [AF_KIND_LANES] = sizeof(struct af_lanes_block), [AF_KIND_LANE] = sizeof(struct af_lane),
+    [AF_KIND_CHUNK] = sizeof(struct af_chunk),       [AF_KIND_ACTOR] = sizeof(struct af_actor),
+    [AF_KIND_FOLLOWER] = sizeof(struct af_follower), [AF_KIND_HOLDS] = sizeof(struct af_holds),
+};
+
 static inline void block_init(struct af_client *client, af_off offset, uint32_t generation, uint8_t kind,
                               uint32_t capacity) {
   struct af_block *block = block_at(client, offset);
   memset((uint8_t *)block + sizeof *block, 0, AF_LINE - sizeof *block);
-  __atomic_store_n(&block->generation, generation, __ATOMIC_RELAXED);
-  block->flags = 0;
-  block->refs = 0;
-  block->capacity = capacity;
-  atomic_store_explicit(&block->next, 0, memory_order_relaxed);
-  atomic_store_explicit(&block->count, 1, memory_order_relaxed);
+  if (head_bytes[kind] > AF_LINE)
+    memset((uint8_t *)block + AF_LINE, 0, (head_bytes[kind] < capacity ? head_bytes[kind] : capacity) - AF_LINE);
+  af_block_fill(block, generation, capacity);
   AF_POINT(client, 203);
   __atomic_store_n(&block->kind, kind, __ATOMIC_RELEASE);
   AF_POINT(client, 204);

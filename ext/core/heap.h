@@ -39,8 +39,8 @@ enum af_span_role { AF_SPAN_HEAD = 1, AF_SPAN_TAIL = 2 /* second of a pair */, A
 _Static_assert(sizeof(struct af_span) == 2 * AF_LINE, "span entry is two lines");
 
 extern const uint32_t af_class_bytes[AF_CLASSES]; /* 128 ... 32768, multiples of 64; const */
-/* Allocates `bytes` (header included), count 1, kind set, generation new; the rest of the first 64 bytes is zeroed,
- * what lies behind is not. AF_FULL: budget used up. AF_TOO_LARGE: over AF_LARGE_MAX. */
+/* Allocates `bytes` (header included), count 1, kind set, generation new; the rest of the first 64 bytes and of the
+ * kind's struct is zeroed, what lies behind is not. AF_FULL: budget used up. AF_TOO_LARGE: over AF_LARGE_MAX. */
 int af_heap_allocate(struct af_client *client, uint32_t bytes, uint8_t kind, enum af_budget budget, af_off *block);
 /* Gives back a block whose count is 0. Called by block.c. */
 void af_heap_free(struct af_client *client, af_off block);
