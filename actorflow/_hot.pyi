@@ -68,6 +68,12 @@ def fork_slot() -> tuple[int, int]:
     """In a forked child: the (slot, epoch) to announce to the node."""
 
 def node_alive() -> bool: ...
+def node_mailbox() -> Hold: ...
+def publish_node_mailbox(mailbox: Hold) -> None:
+    """Node: others may attach now."""
+
+def stop_node() -> None:
+    """Node: from now on every wait raises NodeGoneError."""
 
 # -- holds and references -------------------------------------------------------------------------------------------
 class Hold:
@@ -94,12 +100,18 @@ class Reference(Hold):
     def raw(self) -> tuple[int, bytes, list[Hold]]:
         """(format, bytes, references) of a done cell; for RAW and ERROR."""
 
+    def __reduce__(self) -> Any:
+        """Its index while a value is being packed by this thread; else what `self._reduce_outside()` returns."""
+
 def hold(name: tuple[int, int], kind: str) -> Hold:
     """Revives a name. StaleError: gone; ValueError: not a name."""
 
 def collect(held: Hold) -> int:
     """While a value is being packed by this thread: notes that it refers to `held`; returns its index. -1: nothing is
     being packed (plain pickle)."""
+
+def load_argument(index: int) -> Any:
+    """While arguments are being loaded by this thread: the value of that dependency."""
 
 def load_hold(index: int) -> Hold:
     """While a value is being loaded by this thread: its reference of that index (a Reference for a cell)."""
@@ -195,9 +207,8 @@ def task_done() -> None: ...
 
 # -- values -----------------------------------------------------------------------------------------------------------
 def put(value: Any) -> Any:
-    """A done cell with the value; over INLINE_BYTES in the object store. Returns a reference."""
+    """A done cell with the value; over INLINE_BYTES in the object store. Returns a reference. Exact bytes are RAW."""
 
-def put_raw(data: bytes) -> Any: ...
 def get(reference: Reference, timeout: float | None = None) -> Any:
     """Spins, then sleeps until done (GIL kept for the first 20 us). TimeoutError; NodeGoneError; the stored error."""
 
@@ -218,15 +229,22 @@ class Board:
     @property
     def pending(self) -> int: ...
     def watch(self, reference: Reference, note: object) -> int:
-        """Rings when done; `note` is handed out by poll once. 0: already done, nothing set; else a token."""
+        """Rings when done; `note` is handed out by poll once. 0: already done, nothing set; -1: no token left, look
+        yourself; else a token."""
 
     def unwatch(self, token: int) -> None: ...
-    def listen(self, mailbox: Hold, note: object) -> None:
-        """Rings on each push to the mailbox; `note` is handed out by poll each time it was rung."""
+    def listen(self, mailbox: Hold, note: object) -> int:
+        """Rings on each push to the mailbox; `note` is handed out by poll each time it was rung.
+        Returns the token for forget."""
 
     def watch_room(self, target: Target, note: object) -> int: ...
-    def attend(self, mailbox: Hold, note: object) -> None:
-        """Node: arms the mailbox's node bell: rings once when a push finds no reader to wake; arm again after."""
+    def attend(self, mailbox: Hold, note: object) -> int:
+        """Node: arms the mailbox's node bell: rings once when a push finds no reader to wake (at once when there is
+        mail); arm again with rearm. Returns the token."""
+
+    def rearm(self, token: int) -> None: ...
+    def forget(self, token: int) -> None:
+        """Ends listen or attend."""
 
     def poll(self, thorough: bool = False) -> list[Any]:
         """Notes that were rung. thorough: looks at every watched cell too (a lost ring)."""

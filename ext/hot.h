@@ -1,0 +1,143 @@
+/* hot.h - what the files of the extension module actorflow._hot share.
+ *
+ * Purpose: the way of a call from Python, with the GIL kept for everything that takes nanoseconds. The GIL is the lock
+ * on the client's private state and on every struct here; only waits, spins over 20 us and copies over 64 KiB release it,
+ * and those touch neither.
+ * Assumes: one interpreter a process, CPython's limited API (3.11).
+ * A session is one attachment to a node. Python objects that outlive it keep it allocated, and find it detached. */
+#ifndef HOT_H
+#define HOT_H
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#include "core/audit.h"
+#include "core/block.h"
+#include "core/cell.h"
+#include "core/extent.h"
+#include "core/heap.h"
+#include "core/mailbox.h"
+#include "core/points.h"
+#include "core/segment.h"
+#include "core/slot.h"
+#include "core/wait.h"
+
+#define HOT_INLINE_BYTES (100u * 1024u) /* larger values go to the object store */
+#define HOT_SPIN_GIL_NS 20000ull        /* the longest spin with the GIL kept */
+#define HOT_COPY_GIL_BYTES 65536u       /* larger copies release the GIL */
+#define HOT_RESERVE_BYTES 256u          /* room for a result in every call */
+
+enum hot_format { HOT_NONE = 0, HOT_PICKLE, HOT_PACKED, HOT_ERROR, HOT_RAW };
+/* format of a call's arguments (struct af_cell.format) */
+enum hot_arguments { HOT_ARGS_NONE = 0, HOT_ARGS_PICKLE, HOT_ARGS_BLOCK, HOT_ARGS_RAW };
+/* A call's references, in order: arguments' cells | its mailbox | what the arguments refer to | the block with the
+ * arguments (HOT_ARGS_BLOCK) | the function | return cells 2..n. struct af_cell.flags says which of them are there. */
+enum hot_cell_flag { HOT_CELL_FUNCTION = 1, HOT_CELL_MAILBOX = 2, HOT_CELL_KEYWORDS = 4 };
+
+struct target;
+struct session {
+  struct af_client client;
+  long users;          /* Python objects that point here, and the module */
+  long pins;           /* live views into the object store */
+  long waiting;        /* threads that sleep in the core: the mapping stays for them */
+  struct hold *pinned; /* list of views: detach keeps their holds */
+  struct target *targets; /* list: detach closes their lanes */
+  bool attached;
+  int pid;
+};
+
+struct hold {
+  PyObject_HEAD
+  struct session *session;
+  af_off block;
+  uint32_t generation;
+  uint32_t index;      /* in the hold table */
+  struct hold *previous, *following; /* pins only: session->pinned */
+};
+
+struct hot {
+  struct session *session;   /* NULL: detached */
+  PyTypeObject *hold_type, *reference_type, *pin_type, *target_type, *call_type, *board_type, *argument_type;
+  PyTypeObject *made_type;   /* what calls return: reference_type or the subclass given to configure */
+  PyObject *dumps, *decode_error;              /* configured */
+  PyObject *pickle_dumps, *pickle_loads, *protocol, *load_hold, *load_argument, *buffers_name, *empty;
+  PyObject *closed, *full, *node_gone, *stale, *fenced, *store_full;
+};
+extern struct hot hot; /* module state: one interpreter a process */
+
+/* hot.c */
+struct session *hot_session(void);               /* the current one; NULL and RuntimeError when detached */
+struct af_client *hot_client(void);
+void session_release(struct session *session);   /* users - 1 */
+/* Around a sleep without the GIL: the mapping stays. After it the session may be detached (false). */
+void session_enter_wait(struct session *session);
+bool session_leave_wait(struct session *session);
+PyObject *hot_raise(int status, const char *what); /* exception for an af_status; NULL */
+static inline bool hot_live(const struct session *session) { return session == hot.session && session->attached; }
+int hot_deadline(PyObject *timeout, uint64_t *deadline_ns); /* None: UINT64_MAX */
+
+/* hot_refs.c */
+int hot_add_refs(PyObject *module);
+/* A Python object for a block whose count the caller owns; the count passes to it (dropped on failure). */
+PyObject *hot_hold_new(PyTypeObject *type, struct session *session, af_off block, uint32_t index);
+/* Records a block that `status` says was made or counted; to be called inside the same operation. Its status. */
+int hot_record(struct session *session, int status, af_off block, uint32_t *index);
+PyObject *hot_hold_take(struct session *session, af_off block);   /* counts; type by kind */
+struct hold *hot_hold_of(PyObject *object, uint8_t kind);         /* checked: live session, kind (0: any); or NULL */
+PyObject *hot_pin(struct session *session, af_off block);         /* counts; buffer of the whole extent, read only */
+
+/* hot_values.c */
+int hot_add_values(PyObject *module);
+PyObject *hot_reference_reduce(PyObject *self, PyObject *unused); /* Reference.__reduce__ */
+struct packed {         /* a value on its way into shared memory */
+  enum hot_format format;
+  PyObject *data;       /* bytes; NULL: none */
+  PyObject *buffers;    /* list of buffer objects; NULL: none */
+  Py_buffer *views;
+  Py_ssize_t buffer_count;
+  PyObject **held;      /* what the value refers to, in order */
+  Py_ssize_t held_count, held_room;
+  PyObject **arguments; /* top-level references of a call's arguments, in order */
+  Py_ssize_t argument_count, argument_room;
+  bool keywords;        /* of a call's arguments: data is of (args, kwargs), else of args */
+  uint64_t bytes;       /* of data and buffers */
+  struct packed *outer;
+};
+int hot_pack(struct packed *packed, PyObject *value);
+int hot_pack_arguments(struct packed *packed, PyObject *args, PyObject *kwargs);
+void hot_packed_clear(struct packed *packed);
+/* The value as an af_object in a new BYTES or OBJECT block (count 1, recorded under *index), with `held` as its
+ * references. */
+int hot_pack_block(struct session *session, struct packed *packed, PyObject *const *held, Py_ssize_t held_count,
+                   af_off *block, uint32_t *index);
+/* Counts what `held` refers to into where[0..]; *count goes up with each. */
+void hot_fill(struct af_client *client, af_off *where, uint32_t *count, PyObject *const *held, Py_ssize_t held_count);
+/* Publishes a packed value as the result of a cell. */
+int hot_settle(struct session *session, af_off cell, struct packed *packed);
+int hot_settle_bytes(struct session *session, af_off cell, const char *data, size_t bytes, enum hot_format format,
+                     PyObject *const *held, Py_ssize_t held_count);
+/* The value of a done cell: a new reference, or NULL with the stored error raised. */
+PyObject *hot_load(struct session *session, af_off cell);
+PyObject *hot_load_arguments(struct session *session, af_off cell);
+PyObject *hot_load_error(struct session *session, af_off cell); /* exception object or None */
+/* Bytes of a RAW or ERROR value, where they lie. */
+const uint8_t *hot_value_bytes(struct session *session, af_off cell, size_t *bytes, const af_off **refs, uint32_t *count);
+
+/* hot_target.c */
+int hot_add_target(PyObject *module);
+/* This process' lane to the target's mailbox, if it has one; 0. */
+af_off hot_target_lane(PyObject *target, struct session **session);
+void hot_close_lanes(struct session *session);
+uint16_t hot_depth(uint16_t depth, bool set); /* nesting depth of calls made by this thread */
+
+/* hot_calls.c */
+int hot_add_calls(PyObject *module);
+PyObject *hot_call_new(struct session *session, af_off cell, uint32_t index); /* takes over the hold */
+
+/* hot_wait.c, hot_board.c */
+int hot_add_waits(PyObject *module);
+int hot_add_board(PyObject *module);
+/* Waits until the cell is done: 0, or -1 with an exception. */
+int hot_wait_cell(struct session *session, af_off cell, uint64_t deadline_ns);
+/* After a timed sleep: 0 to go on, -1 with an exception (a signal handler raised, the node is gone). */
+int hot_after_sleep(struct session *session, int status);
+#endif

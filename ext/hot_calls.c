@@ -1,0 +1,254 @@
+/* hot_calls.c - Call: one call that this process has started, until it is settled; and taking calls from mailboxes. */
+#include "hot.h"
+
+struct call {
+  PyObject_HEAD
+  struct session *session;
+  af_off cell;
+  uint32_t generation, index;
+  af_off function;       /* its name, kept: settling drops the call's references */
+  uint32_t function_generation;
+  uint32_t returns;      /* further return cells */
+  uint16_t method, depth;
+};
+
+static af_off call_function(const struct af_client *client, const struct af_cell *cell, af_off block) {
+  if (!(cell->flags & HOT_CELL_FUNCTION)) return 0;
+  return af_cell_references(client, block)[cell->references - cell->returns - 1];
+}
+
+PyObject *hot_call_new(struct session *session, af_off block, uint32_t index) {
+  struct af_client *client = &session->client;
+  struct af_cell *cell = AF_AT(client, struct af_cell, block);
+  struct call *self = (struct call *)((allocfunc)PyType_GetSlot(hot.call_type, Py_tp_alloc))(hot.call_type, 0);
+  if (!self) { af_hold_drop(client, index); return NULL; }
+  self->session = session;
+  session->users++;
+  self->cell = block;
+  self->generation = cell->block.generation;
+  self->index = index;
+  self->function = call_function(client, cell, block);
+  if (self->function) self->function_generation = AF_AT(client, struct af_block, self->function)->generation;
+  self->returns = cell->returns;
+  self->method = cell->method;
+  self->depth = cell->depth;
+  return (PyObject *)self;
+}
+
+static void call_dealloc(PyObject *object) {
+  struct call *self = (struct call *)object;
+  PyTypeObject *type = Py_TYPE(object);
+  if (self->session) {
+    if (hot_live(self->session)) af_hold_drop(&self->session->client, self->index);
+    session_release(self->session);
+  }
+  ((freefunc)PyType_GetSlot(type, Py_tp_free))(object);
+  Py_DECREF(type);
+}
+
+static struct call *live_call(PyObject *object) {
+  struct call *self = (struct call *)object;
+  if (hot_live(self->session)) return self;
+  PyErr_SetString(PyExc_RuntimeError, "this call belongs to a runtime that was shut down");
+  return NULL;
+}
+
+static PyObject *call_arguments(PyObject *object, PyObject *unused) {
+  (void)unused;
+  struct call *self = live_call(object);
+  return self ? hot_load_arguments(self->session, self->cell) : NULL;
+}
+
+static PyObject *call_function_bytes(PyObject *object, PyObject *unused) {
+  (void)unused;
+  struct call *self = live_call(object);
+  if (!self) return NULL;
+  if (!self->function) { PyErr_SetString(PyExc_ValueError, "the call names no function"); return NULL; }
+  return hot_load(self->session, self->function);
+}
+
+static PyObject *call_raw(PyObject *object, PyObject *unused) {
+  (void)unused;
+  struct call *self = live_call(object);
+  if (!self) return NULL;
+  struct af_client *client = &self->session->client;
+  struct af_cell *cell = AF_AT(client, struct af_cell, self->cell);
+  PyObject *list = PyList_New((Py_ssize_t)cell->references);
+  for (uint32_t i = 0; list && i < cell->references; i++) {
+    PyObject *held = hot_hold_take(self->session, af_cell_references(client, self->cell)[i]);
+    if (!held || PyList_SetItem(list, (Py_ssize_t)i, held) < 0) Py_CLEAR(list);
+  }
+  if (!list) return NULL;
+  return Py_BuildValue("(y#N)", (const char *)af_cell_bytes(client, self->cell), (Py_ssize_t)cell->bytes, list);
+}
+
+static PyObject *call_complete(PyObject *object, PyObject *value) {
+  struct call *self = live_call(object);
+  struct packed packed;
+  if (!self) return NULL;
+  int status = hot_pack(&packed, value);
+  if (status == 0) status = hot_settle(self->session, self->cell, &packed);
+  hot_packed_clear(&packed);
+  if (status < 0) return NULL;
+  Py_RETURN_NONE;
+}
+
+static af_off return_cell(const struct call *self, Py_ssize_t index) { /* 0: the call's own */
+  const struct af_client *client = &self->session->client;
+  const struct af_cell *cell = AF_AT(client, struct af_cell, self->cell);
+  if (index == 0) return self->cell;
+  return af_cell_references(client, self->cell)[cell->references - cell->returns + (uint32_t)index - 1];
+}
+
+/* All values are packed before the first is published, so that one that cannot be pickled leaves the call unsettled. */
+static PyObject *call_complete_many(PyObject *object, PyObject *values) {
+  struct call *self = live_call(object);
+  Py_ssize_t count = self ? PySequence_Size(values) : -1;
+  if (count < 0) return NULL;
+  if (count != (Py_ssize_t)self->returns + 1)
+    return PyErr_Format(PyExc_ValueError, "expected %u values, got %zd", self->returns + 1, count);
+  struct packed *packed = PyMem_Calloc((size_t)count, sizeof *packed);
+  if (!packed) return PyErr_NoMemory();
+  int status = 0;
+  for (Py_ssize_t i = 0; i < count && status == 0; i++) {
+    PyObject *value = PySequence_GetItem(values, i);
+    status = value ? hot_pack(&packed[i], value) : -1;
+    Py_XDECREF(value);
+  }
+  for (Py_ssize_t i = count - 1; i >= 0 && status == 0; i--)
+    status = hot_settle(self->session, return_cell(self, i), &packed[i]);
+  for (Py_ssize_t i = 0; i < count; i++) hot_packed_clear(&packed[i]);
+  PyMem_Free(packed);
+  if (status < 0) return NULL;
+  Py_RETURN_NONE;
+}
+
+static PyObject *call_complete_raw(PyObject *object, PyObject *args) {
+  struct call *self = live_call(object);
+  const char *data;
+  Py_ssize_t bytes;
+  PyObject *references = NULL;
+  if (!self || !PyArg_ParseTuple(args, "y#|O", &data, &bytes, &references)) return NULL;
+  PyObject *list = references ? PySequence_List(references) : PyList_New(0);
+  Py_ssize_t count = list ? PyList_Size(list) : 0;
+  PyObject **held = list ? PyMem_Calloc((size_t)count + 1, sizeof *held) : NULL;
+  int status = held ? 0 : -1;
+  for (Py_ssize_t i = 0; i < count && status == 0; i++)
+    if (!hot_hold_of(held[i] = PyList_GetItem(list, i), 0)) status = -1;
+  if (status == 0) status = hot_settle_bytes(self->session, self->cell, data, (size_t)bytes, HOT_RAW, held, count);
+  PyMem_Free(held);
+  Py_XDECREF(list);
+  if (status < 0) return NULL;
+  Py_RETURN_NONE;
+}
+
+static PyObject *call_fail(PyObject *object, PyObject *args) {
+  struct call *self = live_call(object);
+  const char *data;
+  Py_ssize_t bytes;
+  if (!self || !PyArg_ParseTuple(args, "y#", &data, &bytes)) return NULL;
+  for (Py_ssize_t i = (Py_ssize_t)self->returns; i >= 0; i--) {
+    af_off cell = return_cell(self, i);
+    if (i && af_cell_is_done(&self->session->client, cell)) continue;
+    if (hot_settle_bytes(self->session, cell, data, (size_t)bytes, HOT_ERROR, NULL, 0) < 0) return NULL;
+  }
+  Py_RETURN_NONE;
+}
+
+static PyObject *call_get_method(PyObject *self, void *unused) { (void)unused; return PyLong_FromLong(((struct call *)self)->method); }
+static PyObject *call_get_depth(PyObject *self, void *unused) { (void)unused; return PyLong_FromLong(((struct call *)self)->depth); }
+static PyObject *call_get_returns(PyObject *self, void *unused) { (void)unused; return PyLong_FromUnsignedLong(((struct call *)self)->returns + 1ul); }
+static PyObject *call_get_function(PyObject *object, void *unused) {
+  (void)unused;
+  struct call *self = (struct call *)object;
+  return Py_BuildValue("(KI)", (unsigned long long)self->function, self->function_generation);
+}
+static PyObject *call_get_name(PyObject *object, void *unused) {
+  (void)unused;
+  struct call *self = (struct call *)object;
+  return Py_BuildValue("(KI)", (unsigned long long)self->cell, self->generation);
+}
+static PyObject *call_get_caller(PyObject *object, void *unused) {
+  (void)unused;
+  struct call *self = live_call(object);
+  if (!self) return NULL;
+  struct af_cell *cell = AF_AT(&self->session->client, struct af_cell, self->cell);
+  return Py_BuildValue("(II)", cell->caller, cell->caller_epoch);
+}
+static PyObject *call_get_number(PyObject *object, void *unused) {
+  (void)unused;
+  struct call *self = live_call(object);
+  if (!self) return NULL;
+  return PyLong_FromUnsignedLongLong(AF_AT(&self->session->client, struct af_cell, self->cell)->number);
+}
+
+static PyMethodDef methods[] = {
+    {"arguments", call_arguments, METH_NOARGS, NULL},     {"function_bytes", call_function_bytes, METH_NOARGS, NULL},
+    {"raw", call_raw, METH_NOARGS, NULL},                 {"complete", call_complete, METH_O, NULL},
+    {"complete_many", call_complete_many, METH_O, NULL},  {"complete_raw", call_complete_raw, METH_VARARGS, NULL},
+    {"fail", call_fail, METH_VARARGS, NULL},              {NULL, NULL, 0, NULL},
+};
+static PyGetSetDef getset[] = {
+    {"method", call_get_method, NULL, NULL, NULL},   {"depth", call_get_depth, NULL, NULL, NULL},
+    {"returns", call_get_returns, NULL, NULL, NULL}, {"function", call_get_function, NULL, NULL, NULL},
+    {"name", call_get_name, NULL, NULL, NULL},       {"caller", call_get_caller, NULL, NULL, NULL},
+    {"number", call_get_number, NULL, NULL, NULL},   {NULL, NULL, NULL, NULL, NULL},
+};
+static PyType_Slot slots[] = {{Py_tp_dealloc, call_dealloc}, {Py_tp_methods, methods}, {Py_tp_getset, getset},
+                              {Py_tp_doc, "A call that this process has started."}, {0, NULL}};
+static PyType_Spec spec = {"actorflow._hot.Call", sizeof(struct call), 0,
+                           Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION, slots};
+
+static PyObject *calls_enter(PyObject *module, PyObject *object) {
+  (void)module;
+  struct af_client *client = hot_client();
+  if (!client) return NULL;
+  bool inside = PyObject_TypeCheck(object, hot.call_type);
+  hot_depth(inside ? (uint16_t)(((struct call *)object)->depth + 1) : 0, true);
+  atomic_store_explicit(&client->slot->running, inside ? ((struct call *)object)->cell : 0, memory_order_relaxed);
+  Py_RETURN_NONE;
+}
+
+static PyObject *calls_join(PyObject *module, PyObject *mailbox) {
+  (void)module;
+  struct hold *hold = hot_hold_of(mailbox, AF_KIND_MAILBOX);
+  if (!hold) return NULL;
+  af_mailbox_join(&hold->session->client, hold->block);
+  Py_RETURN_NONE;
+}
+
+static PyObject *calls_leave(PyObject *module, PyObject *mailbox) {
+  (void)module;
+  struct hold *hold = hot_hold_of(mailbox, AF_KIND_MAILBOX);
+  if (!hold) return NULL;
+  af_mailbox_leave(&hold->session->client, hold->block);
+  atomic_store(&hold->session->client.slot->leave, 0);
+  Py_RETURN_NONE;
+}
+
+static PyObject *calls_must_leave(PyObject *module, PyObject *unused) {
+  (void)module, (void)unused;
+  struct af_client *client = hot_client();
+  return client ? PyBool_FromLong(atomic_load(&client->slot->leave) != 0) : NULL;
+}
+
+static PyObject *calls_task_done(PyObject *module, PyObject *unused) {
+  (void)module, (void)unused;
+  struct af_client *client = hot_client();
+  if (!client) return NULL;
+  af_mailbox_task_done(client);
+  Py_RETURN_NONE;
+}
+
+static PyMethodDef functions[] = {
+    {"enter", calls_enter, METH_O, NULL},           {"join", calls_join, METH_O, NULL},
+    {"leave", calls_leave, METH_O, NULL},           {"must_leave", calls_must_leave, METH_NOARGS, NULL},
+    {"task_done", calls_task_done, METH_NOARGS, NULL}, {NULL, NULL, 0, NULL},
+};
+
+int hot_add_calls(PyObject *module) {
+  hot.call_type = (PyTypeObject *)PyType_FromSpec(&spec);
+  return hot.call_type && PyModule_AddObjectRef(module, "Call", (PyObject *)hot.call_type) == 0 &&
+                 PyModule_AddFunctions(module, functions) == 0
+             ? 0 : -1;
+}

@@ -1,0 +1,573 @@
+/* hot_values.c - Python values into and out of shared memory.
+ *
+ * Exact builtin types go straight to C pickle; everything else through the configured `dumps` (one C Pickler subclass
+ * with out-of-band buffers). While a value is packed or loaded, a thread-local context connects the pickle with the
+ * references beside it: a reference is pickled as its index. Up to HOT_INLINE_BYTES a value lies in its cell or in a
+ * message block; above in the object store, where its buffers are read in place through a Pin. */
+#include "hot.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define SIMPLE_ITEMS 256 /* how many items are looked at before a value is left to the general pickler */
+#define SIMPLE_DEPTH 4
+#define ALIGN64(n) (((n) + 63u) & ~(uint64_t)63)
+
+struct loading {
+  struct session *session;
+  const af_off *references;
+  uint32_t count;
+  const af_off *arguments;
+  uint32_t argument_count;
+};
+static __thread struct packed *packing;   /* the value this thread packs now */
+static __thread struct loading *loading;  /* the value this thread loads now */
+
+struct argument { PyObject_HEAD Py_ssize_t index; }; /* stands for a top-level reference in pickled arguments */
+
+/* -- packing -- */
+
+static bool is_simple(PyObject *value, int depth, int *budget);
+
+static bool is_simple_sequence(PyObject *value, PyObject *(*item)(PyObject *, Py_ssize_t), Py_ssize_t size, int depth,
+                               int *budget) {
+  if (size > *budget) return false;
+  for (Py_ssize_t i = 0; i < size; i++)
+    if (!is_simple(item(value, i), depth - 1, budget)) return false;
+  return true;
+}
+
+static bool is_simple_dict(PyObject *value, int depth, int *budget) {
+  PyObject *key, *item;
+  Py_ssize_t position = 0;
+  if (PyDict_Size(value) > *budget) return false;
+  while (PyDict_Next(value, &position, &key, &item))
+    if (!is_simple(key, depth - 1, budget) || !is_simple(item, depth - 1, budget)) return false;
+  return true;
+}
+
+/* Whether plain C pickle gives the same as the general pickler, found out by looking at few items. */
+static bool is_simple(PyObject *value, int depth, int *budget) {
+  PyTypeObject *type = Py_TYPE(value);
+  if (--*budget < 0 || depth < 0) return false;
+  if (value == Py_None || type == &PyLong_Type || type == &PyUnicode_Type || type == &PyFloat_Type ||
+      type == &PyBool_Type || type == &PyBytes_Type || type == hot.made_type || type == hot.argument_type)
+    return true;
+  if (type == &PyTuple_Type) return is_simple_sequence(value, PyTuple_GetItem, PyTuple_Size(value), depth, budget);
+  if (type == &PyList_Type) return is_simple_sequence(value, PyList_GetItem, PyList_Size(value), depth, budget);
+  return type == &PyDict_Type && is_simple_dict(value, depth, budget);
+}
+
+static int grow(PyObject ***items, Py_ssize_t count, Py_ssize_t *room) {
+  if (count < *room) return 0;
+  Py_ssize_t wanted = *room ? *room * 2 : 8;
+  PyObject **larger = realloc(*items, (size_t)wanted * sizeof **items);
+  if (!larger) { PyErr_NoMemory(); return -1; }
+  *items = larger;
+  *room = wanted;
+  return 0;
+}
+
+static Py_ssize_t packed_collect(struct packed *packed, PyObject *held) {
+  if (grow(&packed->held, packed->held_count, &packed->held_room) < 0) return -1;
+  Py_INCREF(held);
+  packed->held[packed->held_count] = held;
+  return packed->held_count++;
+}
+
+static int take_views(struct packed *packed) {
+  Py_ssize_t count = PyList_Size(packed->buffers);
+  if (count < 0) return -1;
+  if (count == 0) return 0;
+  if (!(packed->views = calloc((size_t)count, sizeof *packed->views))) { PyErr_NoMemory(); return -1; }
+  for (; packed->buffer_count < count; packed->buffer_count++) {
+    Py_buffer *view = &packed->views[packed->buffer_count];
+    if (PyObject_GetBuffer(PyList_GetItem(packed->buffers, packed->buffer_count), view, PyBUF_ANY_CONTIGUOUS) < 0)
+      return -1;
+    packed->bytes += (uint64_t)view->len;
+  }
+  return 0;
+}
+
+static int pack_generally(struct packed *packed, PyObject *value) {
+  PyObject *pair = PyObject_CallFunctionObjArgs(hot.dumps, value, NULL);
+  if (!pair) return -1;
+  int status = -1;
+  PyObject *data, *buffers;
+  if (PyArg_ParseTuple(pair, "O!O!:dumps", &PyBytes_Type, &data, &PyList_Type, &buffers)) {
+    Py_INCREF(data), Py_INCREF(buffers);
+    packed->data = data, packed->buffers = buffers;
+    status = take_views(packed);
+  }
+  Py_DECREF(pair);
+  return status;
+}
+
+static int pack_pickle(struct packed *packed, PyObject *value) {
+  int budget = SIMPLE_ITEMS;
+  packed->outer = packing;
+  packing = packed;
+  int status = 0;
+  if (is_simple(value, SIMPLE_DEPTH, &budget) || !hot.dumps)
+    status = (packed->data = PyObject_CallFunctionObjArgs(hot.pickle_dumps, value, hot.protocol, NULL)) ? 0 : -1;
+  else status = pack_generally(packed, value);
+  packing = packed->outer;
+  if (status == 0) packed->bytes += (uint64_t)PyBytes_Size(packed->data);
+  packed->format = packed->buffer_count ? HOT_PACKED : HOT_PICKLE;
+  return status;
+}
+
+int hot_pack(struct packed *packed, PyObject *value) {
+  memset(packed, 0, sizeof *packed);
+  if (value == Py_None) return 0;
+  if (!PyBytes_CheckExact(value)) return pack_pickle(packed, value);
+  Py_INCREF(value);
+  packed->data = value;
+  packed->bytes = (uint64_t)PyBytes_Size(value);
+  packed->format = HOT_RAW;
+  return 0;
+}
+
+static PyObject *argument_for(struct packed *packed, PyObject *reference) {
+  struct argument *self = (struct argument *)((allocfunc)PyType_GetSlot(hot.argument_type, Py_tp_alloc))(hot.argument_type, 0);
+  if (!self) return NULL;
+  if (grow(&packed->arguments, packed->argument_count, &packed->argument_room) < 0) { Py_DECREF(self); return NULL; }
+  Py_INCREF(reference);
+  packed->arguments[packed->argument_count] = reference;
+  self->index = packed->argument_count++;
+  return (PyObject *)self;
+}
+
+static bool has_reference(PyObject *args, PyObject *kwargs) {
+  for (Py_ssize_t i = 0; i < PyTuple_Size(args); i++)
+    if (PyObject_TypeCheck(PyTuple_GetItem(args, i), hot.reference_type)) return true;
+  PyObject *key, *item;
+  Py_ssize_t position = 0;
+  while (kwargs && PyDict_Next(kwargs, &position, &key, &item))
+    if (PyObject_TypeCheck(item, hot.reference_type)) return true;
+  return false;
+}
+
+static PyObject *replaced(struct packed *packed, PyObject *item) {
+  if (PyObject_TypeCheck(item, hot.reference_type)) return hot_hold_of(item, 0) ? argument_for(packed, item) : NULL;
+  Py_INCREF(item);
+  return item;
+}
+
+static PyObject *replace_args(struct packed *packed, PyObject *args) {
+  Py_ssize_t size = PyTuple_Size(args);
+  PyObject *copy = PyTuple_New(size);
+  for (Py_ssize_t i = 0; copy && i < size; i++) {
+    PyObject *item = replaced(packed, PyTuple_GetItem(args, i));
+    if (!item || PyTuple_SetItem(copy, i, item) < 0) Py_CLEAR(copy);
+  }
+  return copy;
+}
+
+static PyObject *replace_kwargs(struct packed *packed, PyObject *kwargs) {
+  PyObject *copy = PyDict_New(), *key, *value;
+  Py_ssize_t position = 0;
+  while (copy && PyDict_Next(kwargs, &position, &key, &value)) {
+    PyObject *item = replaced(packed, value);
+    if (!item || PyDict_SetItem(copy, key, item) < 0) Py_CLEAR(copy);
+    Py_XDECREF(item);
+  }
+  return copy;
+}
+
+int hot_pack_arguments(struct packed *packed, PyObject *args, PyObject *kwargs) {
+  memset(packed, 0, sizeof *packed);
+  packed->keywords = kwargs && kwargs != Py_None && PyDict_Size(kwargs) > 0;
+  if (!packed->keywords) kwargs = NULL;
+  if (!kwargs && PyTuple_Size(args) == 0) return 0;
+  bool replace = has_reference(args, kwargs);
+  if (replace) {
+    if (!(args = replace_args(packed, args))) return -1;
+    if (kwargs && !(kwargs = replace_kwargs(packed, kwargs))) { Py_DECREF(args); return -1; }
+  }
+  PyObject *pair = kwargs ? PyTuple_Pack(2, args, kwargs) : NULL;
+  int status = kwargs && !pair ? -1 : pack_pickle(packed, pair ? pair : args);
+  Py_XDECREF(pair);
+  if (replace) { Py_DECREF(args); Py_XDECREF(kwargs); }
+  return status;
+}
+
+void hot_packed_clear(struct packed *packed) {
+  for (Py_ssize_t i = 0; i < packed->buffer_count; i++) PyBuffer_Release(&packed->views[i]);
+  for (Py_ssize_t i = 0; i < packed->held_count; i++) Py_DECREF(packed->held[i]);
+  for (Py_ssize_t i = 0; i < packed->argument_count; i++) Py_DECREF(packed->arguments[i]);
+  free(packed->views);
+  free(packed->held);
+  free(packed->arguments);
+  Py_CLEAR(packed->data);
+  Py_CLEAR(packed->buffers);
+}
+
+/* -- into shared memory -- */
+
+struct plan { uint64_t table, pickle, end; uint64_t *buffers; };
+
+/* Where each part of an af_object lies, as offsets from the block. */
+static int plan_block(const struct packed *packed, Py_ssize_t references, struct plan *plan) {
+  plan->table = sizeof(struct af_object) + (uint64_t)references * sizeof(af_off);
+  plan->pickle = plan->table + (uint64_t)packed->buffer_count * 16;
+  plan->end = plan->pickle + (uint64_t)(packed->data ? PyBytes_Size(packed->data) : 0);
+  plan->buffers = packed->buffer_count ? calloc((size_t)packed->buffer_count, sizeof(uint64_t)) : NULL;
+  if (packed->buffer_count && !plan->buffers) { PyErr_NoMemory(); return -1; }
+  for (Py_ssize_t i = 0; i < packed->buffer_count; i++) {
+    plan->buffers[i] = ALIGN64(plan->end);
+    plan->end = plan->buffers[i] + (uint64_t)packed->views[i].len;
+  }
+  return 0;
+}
+
+static int store_full(struct af_client *client, int status, uint64_t bytes) {
+  if (status != AF_FULL && status != AF_TOO_LARGE) { hot_raise(status, "allocating in the object store"); return -1; }
+  struct af_header *header = client->header;
+  PyObject *details = Py_BuildValue("(KKKO)", (unsigned long long)bytes,
+                                    (unsigned long long)atomic_load(&header->object_bytes_used),
+                                    (unsigned long long)header->page_count * AF_PAGE,
+                                    status == AF_TOO_LARGE ? Py_True : Py_False);
+  if (details) PyErr_SetObject(hot.store_full, details);
+  Py_XDECREF(details);
+  return -1;
+}
+
+static int allocate_block(struct session *session, uint64_t bytes, af_off *block, uint32_t *index) {
+  struct af_client *client = &session->client;
+  bool large = bytes - sizeof(struct af_object) > HOT_INLINE_BYTES;
+  uint32_t outer = af_op_begin(client, AF_OP_CREATE);
+  int status = large ? af_extent_allocate(client, bytes, block)
+                     : af_heap_allocate(client, (uint32_t)bytes, AF_KIND_BYTES, AF_MESSAGES, block);
+  if (status == AF_OK) {
+    struct af_object *object = AF_AT(client, struct af_object, *block);
+    object->references = object->buffers = 0;
+    object->bytes = bytes - sizeof *object;
+  }
+  status = hot_record(session, status, *block, index);
+  af_op_end(client, outer);
+  if (status == AF_OK) return 0;
+  if (large) return store_full(client, status, bytes);
+  hot_raise(status, "messages");
+  return -1;
+}
+
+void hot_fill(struct af_client *client, af_off *where, uint32_t *count, PyObject *const *held, Py_ssize_t held_count) {
+  uint32_t outer = af_op_begin(client, AF_OP_CREATE);
+  for (Py_ssize_t i = 0; i < held_count; i++) {
+    where[i] = ((struct hold *)held[i])->block;
+    af_block_hold(client, where[i]);
+    ++*count;
+  }
+  af_op_end(client, outer);
+}
+
+static void fill_bytes(struct af_client *client, af_off block, const struct packed *packed, const struct plan *plan) {
+  uint8_t *base = client->base + block;
+  uint64_t *table = (uint64_t *)(void *)(base + plan->table);
+  if (packed->data) memcpy(base + plan->pickle, PyBytes_AsString(packed->data), (uint64_t)PyBytes_Size(packed->data));
+  for (Py_ssize_t i = 0; i < packed->buffer_count; i++) {
+    table[2 * i] = plan->buffers[i];
+    table[2 * i + 1] = (uint64_t)packed->views[i].len;
+    memcpy(base + plan->buffers[i], packed->views[i].buf, (uint64_t)packed->views[i].len);
+  }
+}
+
+int hot_pack_block(struct session *session, struct packed *packed, PyObject *const *held, Py_ssize_t held_count,
+                   af_off *block, uint32_t *index) {
+  struct af_client *client = &session->client;
+  struct plan plan;
+  if (plan_block(packed, held_count, &plan) < 0) return -1;
+  if (allocate_block(session, plan.end, block, index) < 0) { free(plan.buffers); return -1; }
+  struct af_object *object = AF_AT(client, struct af_object, *block);
+  hot_fill(client, (af_off *)(object + 1), &object->references, held, held_count);
+  object->buffers = (uint32_t)packed->buffer_count;
+  object->pickle_offset = plan.pickle;
+  object->pickle_bytes = packed->data ? (uint64_t)PyBytes_Size(packed->data) : 0;
+  if (plan.end > HOT_COPY_GIL_BYTES) {
+    Py_BEGIN_ALLOW_THREADS
+    if (object->block.kind == AF_KIND_OBJECT) af_extent_populate(client, *block, plan.end);
+    fill_bytes(client, *block, packed, &plan);
+    Py_END_ALLOW_THREADS
+  } else fill_bytes(client, *block, packed, &plan);
+  free(plan.buffers);
+  return 0;
+}
+
+static int settled(int status) {
+  if (status == AF_OK) return 0;
+  hot_raise(status, status == AF_FENCED ? "this process was declared dead and its call was given away" : "messages");
+  return -1;
+}
+
+int hot_settle_bytes(struct session *session, af_off cell, const char *data, size_t bytes, enum hot_format format,
+                     PyObject *const *held, Py_ssize_t held_count) {
+  struct af_client *client = &session->client;
+  af_off block;
+  uint8_t *where;
+  uint32_t outer = af_op_begin(client, AF_OP_RESULT), filled = 0;
+  int status = af_cell_result_begin(client, cell, (uint32_t)held_count, (uint32_t)bytes, &block, &where);
+  if (status == AF_OK) {
+    hot_fill(client, (af_off *)(void *)where, &filled, held, held_count);
+    if (bytes) memcpy(where + (size_t)held_count * sizeof(af_off), data, bytes);
+    status = af_cell_complete(client, cell, block, (uint32_t)held_count, (uint32_t)bytes, (uint8_t)format);
+  }
+  af_op_end(client, outer);
+  return settled(status);
+}
+
+int hot_settle(struct session *session, af_off cell, struct packed *packed) {
+  uint64_t whole = packed->bytes + (uint64_t)packed->held_count * sizeof(af_off);
+  if (!packed->buffer_count && whole <= HOT_INLINE_BYTES)
+    return hot_settle_bytes(session, cell, packed->data ? PyBytes_AsString(packed->data) : NULL, (size_t)packed->bytes,
+                            packed->format, packed->held, packed->held_count);
+  af_off block;
+  uint32_t index;
+  if (hot_pack_block(session, packed, packed->held, packed->held_count, &block, &index) < 0) return -1;
+  uint32_t outer = af_op_begin(&session->client, AF_OP_RESULT);
+  af_block_hold(&session->client, block); /* the cell's; ours goes only once the cell has it */
+  int status = af_cell_complete(&session->client, cell, block, (uint32_t)packed->held_count, 0, (uint8_t)packed->format);
+  af_op_end(&session->client, outer);
+  af_hold_drop(&session->client, index);
+  return settled(status);
+}
+
+/* -- out of shared memory -- */
+
+const uint8_t *hot_value_bytes(struct session *session, af_off cell, size_t *bytes, const af_off **refs, uint32_t *count) {
+  struct af_client *client = &session->client;
+  struct af_cell *self = AF_AT(client, struct af_cell, cell);
+  if (!self->value) {
+    *refs = af_cell_references(client, cell);
+    *count = self->value_refs;
+    *bytes = self->value_bytes;
+    return (const uint8_t *)(*refs + *count);
+  }
+  struct af_object *object = AF_AT(client, struct af_object, self->value);
+  *refs = (const af_off *)(object + 1);
+  *count = object->references;
+  *bytes = (size_t)object->pickle_bytes;
+  return client->base + self->value + object->pickle_offset;
+}
+
+static PyObject *loads(const uint8_t *data, size_t bytes, PyObject *buffers, struct loading *context) {
+  PyObject *view = PyMemoryView_FromMemory((char *)(uintptr_t)data, (Py_ssize_t)bytes, PyBUF_READ);
+  if (!view) return NULL;
+  struct loading *outer = loading;
+  loading = context;
+  PyObject *value = NULL;
+  if (!buffers) value = PyObject_CallFunctionObjArgs(hot.pickle_loads, view, NULL);
+  else {
+    PyObject *args = PyTuple_Pack(1, view), *kwargs = PyDict_New();
+    if (args && kwargs && PyDict_SetItem(kwargs, hot.buffers_name, buffers) == 0)
+      value = PyObject_Call(hot.pickle_loads, args, kwargs);
+    Py_XDECREF(args);
+    Py_XDECREF(kwargs);
+  }
+  loading = outer;
+  Py_DECREF(view);
+  return value;
+}
+
+static PyObject *slice(PyObject *whole, struct af_client *client, af_off block, uint64_t offset, uint64_t bytes) {
+  if (whole) return PySequence_GetSlice(whole, (Py_ssize_t)offset, (Py_ssize_t)(offset + bytes));
+  return PyBytes_FromStringAndSize((const char *)client->base + block + offset, (Py_ssize_t)bytes);
+}
+
+/* The out-of-band buffers of a block: views that pin it (object store), or copies (a message's block). */
+static PyObject *block_buffers(struct session *session, af_off block) {
+  struct af_client *client = &session->client;
+  struct af_object *object = AF_AT(client, struct af_object, block);
+  const uint64_t *table = (const uint64_t *)((const af_off *)(object + 1) + object->references);
+  PyObject *pin = NULL, *whole = NULL;
+  if (object->block.kind == AF_KIND_OBJECT) {
+    if (!(pin = hot_pin(session, block))) return NULL;
+    whole = PyMemoryView_FromObject(pin);
+    Py_DECREF(pin);
+    if (!whole) return NULL;
+  }
+  PyObject *list = PyList_New((Py_ssize_t)object->buffers);
+  for (uint32_t i = 0; list && i < object->buffers; i++) {
+    PyObject *buffer = slice(whole, client, block, table[2 * i], table[2 * i + 1]);
+    if (!buffer || PyList_SetItem(list, (Py_ssize_t)i, buffer) < 0) Py_CLEAR(list);
+  }
+  Py_XDECREF(whole);
+  return list;
+}
+
+static PyObject *load_block(struct session *session, af_off block, struct loading *context) {
+  struct af_object *object = AF_AT(&session->client, struct af_object, block);
+  PyObject *buffers = object->buffers ? block_buffers(session, block) : NULL;
+  if (object->buffers && !buffers) return NULL;
+  PyObject *value = loads(session->client.base + block + object->pickle_offset, (size_t)object->pickle_bytes, buffers, context);
+  Py_XDECREF(buffers);
+  return value;
+}
+
+PyObject *hot_load_error(struct session *session, af_off cell) {
+  size_t bytes;
+  const af_off *refs;
+  uint32_t count;
+  if (AF_AT(&session->client, struct af_cell, cell)->value_format != HOT_ERROR) Py_RETURN_NONE;
+  const uint8_t *data = hot_value_bytes(session, cell, &bytes, &refs, &count);
+  PyObject *encoded = PyBytes_FromStringAndSize((const char *)data, (Py_ssize_t)bytes);
+  PyObject *error = encoded ? PyObject_CallFunctionObjArgs(hot.decode_error, encoded, NULL) : NULL;
+  Py_XDECREF(encoded);
+  return error;
+}
+
+static PyObject *raise_error(struct session *session, af_off cell) {
+  PyObject *error = hot_load_error(session, cell);
+  if (error) PyErr_SetObject((PyObject *)Py_TYPE(error), error);
+  Py_XDECREF(error);
+  return NULL;
+}
+
+PyObject *hot_load(struct session *session, af_off cell) {
+  struct af_cell *self = AF_AT(&session->client, struct af_cell, cell);
+  size_t bytes;
+  struct loading context = {.session = session};
+  switch (self->value_format) {
+    case HOT_NONE: Py_RETURN_NONE;
+    case HOT_ERROR: return raise_error(session, cell);
+    default: break;
+  }
+  const uint8_t *data = hot_value_bytes(session, cell, &bytes, &context.references, &context.count);
+  switch (self->value_format) {
+    case HOT_RAW: return PyBytes_FromStringAndSize((const char *)data, (Py_ssize_t)bytes);
+    case HOT_PICKLE: return loads(data, bytes, NULL, &context);
+    case HOT_PACKED: return load_block(session, self->value, &context);
+    default: return PyErr_Format(PyExc_SystemError, "actorflow: unknown value format %d", (int)self->value_format);
+  }
+}
+
+static PyObject *arguments_pair(PyObject *loaded, bool keywords) {
+  if (!loaded || keywords) return loaded;
+  PyObject *none = PyDict_New(), *pair = none ? PyTuple_Pack(2, loaded, none) : NULL;
+  Py_XDECREF(none);
+  Py_DECREF(loaded);
+  return pair;
+}
+
+PyObject *hot_load_arguments(struct session *session, af_off cell) {
+  struct af_client *client = &session->client;
+  struct af_cell *self = AF_AT(client, struct af_cell, cell);
+  if (self->format == HOT_ARGS_NONE) return Py_BuildValue("((){})");
+  const af_off *references = af_cell_references(client, cell);
+  uint32_t before = self->arguments + (self->flags & HOT_CELL_MAILBOX ? 1 : 0);
+  uint32_t behind = self->returns + (self->flags & HOT_CELL_FUNCTION ? 1 : 0);
+  struct loading context = {session, references + before, self->references - before - behind, references, self->arguments};
+  PyObject *loaded;
+  if (self->format == HOT_ARGS_BLOCK) loaded = load_block(session, references[self->references - behind - 1], &context);
+  else loaded = loads(af_cell_bytes(client, cell), self->bytes, NULL, &context);
+  return arguments_pair(loaded, self->flags & HOT_CELL_KEYWORDS);
+}
+
+/* -- module functions -- */
+
+static PyObject *values_collect(PyObject *module, PyObject *held) {
+  (void)module;
+  if (!packing) return PyLong_FromLong(-1);
+  if (!hot_hold_of(held, 0)) return NULL;
+  Py_ssize_t index = packed_collect(packing, held);
+  return index < 0 ? NULL : PyLong_FromSsize_t(index);
+}
+
+static bool index_of(PyObject *number, uint32_t count, uint32_t *index) {
+  unsigned long value = PyLong_AsUnsignedLong(number);
+  if (PyErr_Occurred()) return false;
+  if (value >= count) {
+    PyErr_SetString(PyExc_ValueError, "reference index out of range: the pickle does not belong to this value");
+    return false;
+  }
+  *index = (uint32_t)value;
+  return true;
+}
+
+static PyObject *values_load_hold(PyObject *module, PyObject *number) {
+  (void)module;
+  uint32_t index;
+  if (!index_of(number, loading ? loading->count : 0, &index)) return NULL;
+  return hot_hold_take(loading->session, loading->references[index]);
+}
+
+static PyObject *values_load_argument(PyObject *module, PyObject *number) {
+  (void)module;
+  uint32_t index;
+  if (!index_of(number, loading ? loading->argument_count : 0, &index)) return NULL;
+  return hot_load(loading->session, loading->arguments[index]);
+}
+
+static PyObject *argument_reduce(PyObject *self, PyObject *unused) {
+  (void)unused;
+  return Py_BuildValue("(O(n))", hot.load_argument, ((struct argument *)self)->index);
+}
+
+/* A reference inside a value becomes its index; in a plain pickle it is left to the subclass. */
+PyObject *hot_reference_reduce(PyObject *self, PyObject *unused) {
+  (void)unused;
+  if (!packing) return PyObject_CallMethod(self, "_reduce_outside", NULL);
+  if (!hot_hold_of(self, 0)) return NULL;
+  Py_ssize_t index = packed_collect(packing, self);
+  return index < 0 ? NULL : Py_BuildValue("(O(n))", hot.load_hold, index);
+}
+
+static PyObject *put_packed(struct session *session, struct packed *packed) {
+  af_off cell;
+  uint64_t whole = packed->bytes + (uint64_t)packed->held_count * sizeof(af_off);
+  uint32_t reserve = packed->buffer_count || whole > HOT_INLINE_BYTES ? 0 : (uint32_t)whole;
+  uint32_t index, outer = af_op_begin(&session->client, AF_OP_CREATE);
+  int status = af_cell_expected_create(&session->client, reserve, &cell);
+  status = hot_record(session, status, cell, &index);
+  af_op_end(&session->client, outer);
+  if (status != AF_OK) return hot_raise(status, "messages");
+  PyObject *reference = hot_hold_new(hot.made_type, session, cell, index);
+  if (reference && hot_settle(session, cell, packed) < 0) Py_CLEAR(reference);
+  return reference;
+}
+
+static PyObject *values_put(PyObject *module, PyObject *value) {
+  (void)module;
+  struct session *session = hot_session();
+  struct packed packed;
+  if (!session) return NULL;
+  PyObject *reference = hot_pack(&packed, value) < 0 ? NULL : put_packed(session, &packed);
+  hot_packed_clear(&packed);
+  return reference;
+}
+
+static PyMethodDef functions[] = {
+    {"collect", values_collect, METH_O, NULL},
+    {"load_hold", values_load_hold, METH_O, NULL},
+    {"load_argument", values_load_argument, METH_O, NULL},
+    {"put", values_put, METH_O, NULL},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyMethodDef argument_methods[] = {{"__reduce__", argument_reduce, METH_NOARGS, NULL}, {NULL, NULL, 0, NULL}};
+static void argument_dealloc(PyObject *self) {
+  PyTypeObject *type = Py_TYPE(self);
+  ((freefunc)PyType_GetSlot(type, Py_tp_free))(self);
+  Py_DECREF(type);
+}
+static PyType_Slot argument_slots[] = {
+    {Py_tp_methods, argument_methods}, {Py_tp_dealloc, argument_dealloc}, {0, NULL}};
+static PyType_Spec argument_spec = {"actorflow._hot.Argument", sizeof(struct argument), 0,
+                                    Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION, argument_slots};
+
+int hot_add_values(PyObject *module) {
+  if (PyModule_AddFunctions(module, functions) < 0) return -1;
+  PyObject *pickle = PyImport_ImportModule("_pickle");
+  if (!pickle) return -1;
+  hot.pickle_dumps = PyObject_GetAttrString(pickle, "dumps");
+  hot.pickle_loads = PyObject_GetAttrString(pickle, "loads");
+  Py_DECREF(pickle);
+  hot.protocol = PyLong_FromLong(5);
+  hot.buffers_name = PyUnicode_InternFromString("buffers");
+  hot.load_hold = PyObject_GetAttrString(module, "load_hold");
+  hot.load_argument = PyObject_GetAttrString(module, "load_argument");
+  hot.argument_type = (PyTypeObject *)PyType_FromSpec(&argument_spec);
+  return hot.pickle_dumps && hot.pickle_loads && hot.protocol && hot.buffers_name && hot.load_hold &&
+                 hot.load_argument && hot.argument_type
+             ? 0 : -1;
+}
