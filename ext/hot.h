@@ -85,8 +85,8 @@ PyObject *hot_hold_take(struct session *session, af_off block);   /* counts; typ
 struct hold *hot_hold_of(PyObject *object, uint8_t kind);         /* checked: live session, kind (0: any); or NULL */
 PyObject *hot_pin(struct session *session, af_off block);         /* counts; buffer of the whole extent, read only */
 
-/* hot_values.c */
-int hot_add_values(PyObject *module);
+/* hot_pack.c */
+int hot_add_pack(PyObject *module);
 PyObject *hot_reference_reduce(PyObject *self, PyObject *unused); /* Reference.__reduce__ */
 struct packed {         /* a value on its way into shared memory */
   enum hot_format format;
@@ -115,6 +115,8 @@ void hot_fill(struct af_client *client, af_off *where, uint32_t *count, PyObject
 int hot_settle(struct session *session, af_off cell, struct packed *packed);
 int hot_settle_bytes(struct session *session, af_off cell, const char *data, size_t bytes, enum hot_format format,
                      PyObject *const *held, Py_ssize_t held_count);
+/* hot_load.c */
+int hot_add_load(PyObject *module);
 /* The value of a done cell: a new reference, or NULL with the stored error raised. */
 PyObject *hot_load(struct session *session, af_off cell);
 PyObject *hot_load_arguments(struct session *session, af_off cell);

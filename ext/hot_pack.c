@@ -1,9 +1,9 @@
-/* hot_values.c - Python values into and out of shared memory.
+/* hot_pack.c - Python values into shared memory.
  *
  * Exact builtin types go straight to C pickle; everything else through the configured `dumps` (one C Pickler subclass
- * with out-of-band buffers). While a value is packed or loaded, a thread-local context connects the pickle with the
- * references beside it: a reference is pickled as its index. Up to HOT_INLINE_BYTES a value lies in its cell or in a
- * message block; above in the object store, where its buffers are read in place through a Pin. */
+ * with out-of-band buffers). While a value is packed, a thread-local context collects what it refers to: a reference is
+ * pickled as its index. Up to HOT_INLINE_BYTES a value lies in its cell or in a message block; above in the object
+ * store. */
 #include "hot.h"
 
 #include <stdlib.h>
@@ -13,15 +13,7 @@
 #define SIMPLE_DEPTH 4
 #define ALIGN64(n) (((n) + 63u) & ~(uint64_t)63)
 
-struct loading {
-  struct session *session;
-  const af_off *references;
-  uint32_t count;
-  const af_off *arguments;
-  uint32_t argument_count;
-};
 static __thread struct packed *packing;   /* the value this thread packs now */
-static __thread struct loading *loading;  /* the value this thread loads now */
 
 struct argument { PyObject_HEAD Py_ssize_t index; }; /* stands for a top-level reference in pickled arguments */
 
@@ -332,170 +324,14 @@ int hot_settle(struct session *session, af_off cell, struct packed *packed) {
   return settled(status);
 }
 
-/* -- out of shared memory -- */
-
-const uint8_t *hot_value_bytes(struct session *session, af_off cell, size_t *bytes, const af_off **refs, uint32_t *count) {
-  struct af_client *client = &session->client;
-  struct af_cell *self = AF_AT(client, struct af_cell, cell);
-  if (!self->value) {
-    *refs = af_cell_references(client, cell);
-    *count = self->value_refs;
-    *bytes = self->value_bytes;
-    return (const uint8_t *)(*refs + *count);
-  }
-  struct af_object *object = AF_AT(client, struct af_object, self->value);
-  *refs = (const af_off *)(object + 1);
-  *count = object->references;
-  *bytes = (size_t)object->pickle_bytes;
-  return client->base + self->value + object->pickle_offset;
-}
-
-static PyObject *loads(const uint8_t *data, size_t bytes, PyObject *buffers, struct loading *context) {
-  PyObject *view = PyMemoryView_FromMemory((char *)(uintptr_t)data, (Py_ssize_t)bytes, PyBUF_READ);
-  if (!view) return NULL;
-  struct loading *outer = loading;
-  loading = context;
-  PyObject *value = NULL;
-  if (!buffers) value = PyObject_CallFunctionObjArgs(hot.pickle_loads, view, NULL);
-  else {
-    PyObject *args = PyTuple_Pack(1, view), *kwargs = PyDict_New();
-    if (args && kwargs && PyDict_SetItem(kwargs, hot.buffers_name, buffers) == 0)
-      value = PyObject_Call(hot.pickle_loads, args, kwargs);
-    Py_XDECREF(args);
-    Py_XDECREF(kwargs);
-  }
-  loading = outer;
-  Py_DECREF(view);
-  return value;
-}
-
-static PyObject *slice(PyObject *whole, struct af_client *client, af_off block, uint64_t offset, uint64_t bytes) {
-  if (whole) return PySequence_GetSlice(whole, (Py_ssize_t)offset, (Py_ssize_t)(offset + bytes));
-  return PyBytes_FromStringAndSize((const char *)client->base + block + offset, (Py_ssize_t)bytes);
-}
-
-/* The out-of-band buffers of a block: views that pin it (object store), or copies (a message's block). */
-static PyObject *block_buffers(struct session *session, af_off block) {
-  struct af_client *client = &session->client;
-  struct af_object *object = AF_AT(client, struct af_object, block);
-  const uint64_t *table = (const uint64_t *)((const af_off *)(object + 1) + object->references);
-  PyObject *pin = NULL, *whole = NULL;
-  if (object->block.kind == AF_KIND_OBJECT) {
-    if (!(pin = hot_pin(session, block))) return NULL;
-    whole = PyMemoryView_FromObject(pin);
-    Py_DECREF(pin);
-    if (!whole) return NULL;
-  }
-  PyObject *list = PyList_New((Py_ssize_t)object->buffers);
-  for (uint32_t i = 0; list && i < object->buffers; i++) {
-    PyObject *buffer = slice(whole, client, block, table[2 * i], table[2 * i + 1]);
-    if (!buffer || PyList_SetItem(list, (Py_ssize_t)i, buffer) < 0) Py_CLEAR(list);
-  }
-  Py_XDECREF(whole);
-  return list;
-}
-
-static PyObject *load_block(struct session *session, af_off block, struct loading *context) {
-  struct af_object *object = AF_AT(&session->client, struct af_object, block);
-  PyObject *buffers = object->buffers ? block_buffers(session, block) : NULL;
-  if (object->buffers && !buffers) return NULL;
-  PyObject *value = loads(session->client.base + block + object->pickle_offset, (size_t)object->pickle_bytes, buffers, context);
-  Py_XDECREF(buffers);
-  return value;
-}
-
-PyObject *hot_load_error(struct session *session, af_off cell) {
-  size_t bytes;
-  const af_off *refs;
-  uint32_t count;
-  if (AF_AT(&session->client, struct af_cell, cell)->value_format != HOT_ERROR) Py_RETURN_NONE;
-  const uint8_t *data = hot_value_bytes(session, cell, &bytes, &refs, &count);
-  PyObject *encoded = PyBytes_FromStringAndSize((const char *)data, (Py_ssize_t)bytes);
-  PyObject *error = encoded ? PyObject_CallFunctionObjArgs(hot.decode_error, encoded, NULL) : NULL;
-  Py_XDECREF(encoded);
-  return error;
-}
-
-static PyObject *raise_error(struct session *session, af_off cell) {
-  PyObject *error = hot_load_error(session, cell);
-  if (error) PyErr_SetObject((PyObject *)Py_TYPE(error), error);
-  Py_XDECREF(error);
-  return NULL;
-}
-
-PyObject *hot_load(struct session *session, af_off cell) {
-  struct af_cell *self = AF_AT(&session->client, struct af_cell, cell);
-  size_t bytes;
-  struct loading context = {.session = session};
-  switch (self->value_format) {
-    case HOT_NONE: Py_RETURN_NONE;
-    case HOT_ERROR: return raise_error(session, cell);
-    default: break;
-  }
-  const uint8_t *data = hot_value_bytes(session, cell, &bytes, &context.references, &context.count);
-  switch (self->value_format) {
-    case HOT_RAW: return PyBytes_FromStringAndSize((const char *)data, (Py_ssize_t)bytes);
-    case HOT_PICKLE: return loads(data, bytes, NULL, &context);
-    case HOT_PACKED: return load_block(session, self->value, &context);
-    default: return PyErr_Format(PyExc_SystemError, "actorflow: unknown value format %d", (int)self->value_format);
-  }
-}
-
-static PyObject *arguments_pair(PyObject *loaded, bool keywords) {
-  if (!loaded || keywords) return loaded;
-  PyObject *none = PyDict_New(), *pair = none ? PyTuple_Pack(2, loaded, none) : NULL;
-  Py_XDECREF(none);
-  Py_DECREF(loaded);
-  return pair;
-}
-
-PyObject *hot_load_arguments(struct session *session, af_off cell) {
-  struct af_client *client = &session->client;
-  struct af_cell *self = AF_AT(client, struct af_cell, cell);
-  if (self->format == HOT_ARGS_NONE) return Py_BuildValue("((){})");
-  const af_off *references = af_cell_references(client, cell);
-  uint32_t before = self->arguments + (self->flags & HOT_CELL_MAILBOX ? 1 : 0);
-  uint32_t behind = self->returns + (self->flags & HOT_CELL_FUNCTION ? 1 : 0);
-  struct loading context = {session, references + before, self->references - before - behind, references, self->arguments};
-  PyObject *loaded;
-  if (self->format == HOT_ARGS_BLOCK) loaded = load_block(session, references[self->references - behind - 1], &context);
-  else loaded = loads(af_cell_bytes(client, cell), self->bytes, NULL, &context);
-  return arguments_pair(loaded, self->flags & HOT_CELL_KEYWORDS);
-}
-
 /* -- module functions -- */
 
-static PyObject *values_collect(PyObject *module, PyObject *held) {
+static PyObject *pack_collect(PyObject *module, PyObject *held) {
   (void)module;
   if (!packing) return PyLong_FromLong(-1);
   if (!hot_hold_of(held, 0)) return NULL;
   Py_ssize_t index = packed_collect(packing, held);
   return index < 0 ? NULL : PyLong_FromSsize_t(index);
-}
-
-static bool index_of(PyObject *number, uint32_t count, uint32_t *index) {
-  unsigned long value = PyLong_AsUnsignedLong(number);
-  if (PyErr_Occurred()) return false;
-  if (value >= count) {
-    PyErr_SetString(PyExc_ValueError, "reference index out of range: the pickle does not belong to this value");
-    return false;
-  }
-  *index = (uint32_t)value;
-  return true;
-}
-
-static PyObject *values_load_hold(PyObject *module, PyObject *number) {
-  (void)module;
-  uint32_t index;
-  if (!index_of(number, loading ? loading->count : 0, &index)) return NULL;
-  return hot_hold_take(loading->session, loading->references[index]);
-}
-
-static PyObject *values_load_argument(PyObject *module, PyObject *number) {
-  (void)module;
-  uint32_t index;
-  if (!index_of(number, loading ? loading->argument_count : 0, &index)) return NULL;
-  return hot_load(loading->session, loading->arguments[index]);
 }
 
 static PyObject *argument_reduce(PyObject *self, PyObject *unused) {
@@ -526,7 +362,7 @@ static PyObject *put_packed(struct session *session, struct packed *packed) {
   return reference;
 }
 
-static PyObject *values_put(PyObject *module, PyObject *value) {
+static PyObject *pack_put(PyObject *module, PyObject *value) {
   (void)module;
   struct session *session = hot_session();
   struct packed packed;
@@ -535,14 +371,6 @@ static PyObject *values_put(PyObject *module, PyObject *value) {
   hot_packed_clear(&packed);
   return reference;
 }
-
-static PyMethodDef functions[] = {
-    {"collect", values_collect, METH_O, NULL},
-    {"load_hold", values_load_hold, METH_O, NULL},
-    {"load_argument", values_load_argument, METH_O, NULL},
-    {"put", values_put, METH_O, NULL},
-    {NULL, NULL, 0, NULL},
-};
 
 static PyMethodDef argument_methods[] = {{"__reduce__", argument_reduce, METH_NOARGS, NULL}, {NULL, NULL, 0, NULL}};
 static void argument_dealloc(PyObject *self) {
@@ -555,19 +383,15 @@ static PyType_Slot argument_slots[] = {
 static PyType_Spec argument_spec = {"actorflow._hot.Argument", sizeof(struct argument), 0,
                                     Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION, argument_slots};
 
-int hot_add_values(PyObject *module) {
-  if (PyModule_AddFunctions(module, functions) < 0) return -1;
+static PyMethodDef functions[] = {
+    {"collect", pack_collect, METH_O, NULL}, {"put", pack_put, METH_O, NULL}, {NULL, NULL, 0, NULL}};
+
+int hot_add_pack(PyObject *module) {
   PyObject *pickle = PyImport_ImportModule("_pickle");
-  if (!pickle) return -1;
+  if (!pickle || PyModule_AddFunctions(module, functions) < 0) { Py_XDECREF(pickle); return -1; }
   hot.pickle_dumps = PyObject_GetAttrString(pickle, "dumps");
-  hot.pickle_loads = PyObject_GetAttrString(pickle, "loads");
   Py_DECREF(pickle);
   hot.protocol = PyLong_FromLong(5);
-  hot.buffers_name = PyUnicode_InternFromString("buffers");
-  hot.load_hold = PyObject_GetAttrString(module, "load_hold");
-  hot.load_argument = PyObject_GetAttrString(module, "load_argument");
   hot.argument_type = (PyTypeObject *)PyType_FromSpec(&argument_spec);
-  return hot.pickle_dumps && hot.pickle_loads && hot.protocol && hot.buffers_name && hot.load_hold &&
-                 hot.load_argument && hot.argument_type
-             ? 0 : -1;
+  return hot.pickle_dumps && hot.protocol && hot.argument_type ? 0 : -1;
 }

@@ -1,0 +1,188 @@
+/* hot_load.c - Python values out of shared memory.
+ *
+ * While a value is loaded, a thread-local context gives its pickle the references beside it: load_hold(index) takes one,
+ * load_argument(index) loads the value of a call's dependency. Buffers in the object store are read in place, read only,
+ * through a Pin; those of small values are copied. */
+#include "hot.h"
+
+#include <string.h>
+
+struct loading {
+  struct session *session;
+  const af_off *references;
+  uint32_t count;
+  const af_off *arguments;
+  uint32_t argument_count;
+};
+static __thread struct loading *loading; /* the value this thread loads now */
+
+const uint8_t *hot_value_bytes(struct session *session, af_off cell, size_t *bytes, const af_off **refs, uint32_t *count) {
+  struct af_client *client = &session->client;
+  struct af_cell *self = AF_AT(client, struct af_cell, cell);
+  if (!self->value) {
+    *refs = af_cell_references(client, cell);
+    *count = self->value_refs;
+    *bytes = self->value_bytes;
+    return (const uint8_t *)(*refs + *count);
+  }
+  struct af_object *object = AF_AT(client, struct af_object, self->value);
+  *refs = (const af_off *)(object + 1);
+  *count = object->references;
+  *bytes = (size_t)object->pickle_bytes;
+  return client->base + self->value + object->pickle_offset;
+}
+
+static PyObject *loads(const uint8_t *data, size_t bytes, PyObject *buffers, struct loading *context) {
+  PyObject *view = PyMemoryView_FromMemory((char *)(uintptr_t)data, (Py_ssize_t)bytes, PyBUF_READ);
+  if (!view) return NULL;
+  struct loading *outer = loading;
+  loading = context;
+  PyObject *value = NULL;
+  if (!buffers) value = PyObject_CallFunctionObjArgs(hot.pickle_loads, view, NULL);
+  else {
+    PyObject *args = PyTuple_Pack(1, view), *kwargs = PyDict_New();
+    if (args && kwargs && PyDict_SetItem(kwargs, hot.buffers_name, buffers) == 0)
+      value = PyObject_Call(hot.pickle_loads, args, kwargs);
+    Py_XDECREF(args);
+    Py_XDECREF(kwargs);
+  }
+  loading = outer;
+  Py_DECREF(view);
+  return value;
+}
+
+static PyObject *slice(PyObject *whole, struct af_client *client, af_off block, uint64_t offset, uint64_t bytes) {
+  if (whole) return PySequence_GetSlice(whole, (Py_ssize_t)offset, (Py_ssize_t)(offset + bytes));
+  return PyBytes_FromStringAndSize((const char *)client->base + block + offset, (Py_ssize_t)bytes);
+}
+
+/* The out-of-band buffers of a block: views that pin it (object store), or copies (a message's block). */
+static PyObject *block_buffers(struct session *session, af_off block) {
+  struct af_client *client = &session->client;
+  struct af_object *object = AF_AT(client, struct af_object, block);
+  const uint64_t *table = (const uint64_t *)((const af_off *)(object + 1) + object->references);
+  PyObject *pin = NULL, *whole = NULL;
+  if (object->block.kind == AF_KIND_OBJECT) {
+    if (!(pin = hot_pin(session, block))) return NULL;
+    whole = PyMemoryView_FromObject(pin);
+    Py_DECREF(pin);
+    if (!whole) return NULL;
+  }
+  PyObject *list = PyList_New((Py_ssize_t)object->buffers);
+  for (uint32_t i = 0; list && i < object->buffers; i++) {
+    PyObject *buffer = slice(whole, client, block, table[2 * i], table[2 * i + 1]);
+    if (!buffer || PyList_SetItem(list, (Py_ssize_t)i, buffer) < 0) Py_CLEAR(list);
+  }
+  Py_XDECREF(whole);
+  return list;
+}
+
+static PyObject *load_block(struct session *session, af_off block, struct loading *context) {
+  struct af_object *object = AF_AT(&session->client, struct af_object, block);
+  PyObject *buffers = object->buffers ? block_buffers(session, block) : NULL;
+  if (object->buffers && !buffers) return NULL;
+  PyObject *value = loads(session->client.base + block + object->pickle_offset, (size_t)object->pickle_bytes, buffers, context);
+  Py_XDECREF(buffers);
+  return value;
+}
+
+PyObject *hot_load_error(struct session *session, af_off cell) {
+  size_t bytes;
+  const af_off *refs;
+  uint32_t count;
+  if (AF_AT(&session->client, struct af_cell, cell)->value_format != HOT_ERROR) Py_RETURN_NONE;
+  const uint8_t *data = hot_value_bytes(session, cell, &bytes, &refs, &count);
+  PyObject *encoded = PyBytes_FromStringAndSize((const char *)data, (Py_ssize_t)bytes);
+  PyObject *error = encoded ? PyObject_CallFunctionObjArgs(hot.decode_error, encoded, NULL) : NULL;
+  Py_XDECREF(encoded);
+  return error;
+}
+
+static PyObject *raise_error(struct session *session, af_off cell) {
+  PyObject *error = hot_load_error(session, cell);
+  if (error) PyErr_SetObject((PyObject *)Py_TYPE(error), error);
+  Py_XDECREF(error);
+  return NULL;
+}
+
+PyObject *hot_load(struct session *session, af_off cell) {
+  struct af_cell *self = AF_AT(&session->client, struct af_cell, cell);
+  size_t bytes;
+  struct loading context = {.session = session};
+  switch (self->value_format) {
+    case HOT_NONE: Py_RETURN_NONE;
+    case HOT_ERROR: return raise_error(session, cell);
+    default: break;
+  }
+  const uint8_t *data = hot_value_bytes(session, cell, &bytes, &context.references, &context.count);
+  switch (self->value_format) {
+    case HOT_RAW: return PyBytes_FromStringAndSize((const char *)data, (Py_ssize_t)bytes);
+    case HOT_PICKLE: return loads(data, bytes, NULL, &context);
+    case HOT_PACKED: return load_block(session, self->value, &context);
+    default: return PyErr_Format(PyExc_SystemError, "actorflow: unknown value format %d", (int)self->value_format);
+  }
+}
+
+static PyObject *arguments_pair(PyObject *loaded, bool keywords) {
+  if (!loaded || keywords) return loaded;
+  PyObject *none = PyDict_New(), *pair = none ? PyTuple_Pack(2, loaded, none) : NULL;
+  Py_XDECREF(none);
+  Py_DECREF(loaded);
+  return pair;
+}
+
+PyObject *hot_load_arguments(struct session *session, af_off cell) {
+  struct af_client *client = &session->client;
+  struct af_cell *self = AF_AT(client, struct af_cell, cell);
+  if (self->format == HOT_ARGS_NONE) return Py_BuildValue("((){})");
+  const af_off *references = af_cell_references(client, cell);
+  uint32_t before = self->arguments + (self->flags & HOT_CELL_MAILBOX ? 1 : 0);
+  uint32_t behind = self->returns + (self->flags & HOT_CELL_FUNCTION ? 1 : 0);
+  struct loading context = {session, references + before, self->references - before - behind, references, self->arguments};
+  PyObject *loaded;
+  if (self->format == HOT_ARGS_BLOCK) loaded = load_block(session, references[self->references - behind - 1], &context);
+  else loaded = loads(af_cell_bytes(client, cell), self->bytes, NULL, &context);
+  return arguments_pair(loaded, self->flags & HOT_CELL_KEYWORDS);
+}
+
+/* -- module functions -- */
+
+static bool index_of(PyObject *number, uint32_t count, uint32_t *index) {
+  unsigned long value = PyLong_AsUnsignedLong(number);
+  if (PyErr_Occurred()) return false;
+  if (value >= count) {
+    PyErr_SetString(PyExc_ValueError, "reference index out of range: the pickle does not belong to this value");
+    return false;
+  }
+  *index = (uint32_t)value;
+  return true;
+}
+
+static PyObject *load_hold_at(PyObject *module, PyObject *number) {
+  (void)module;
+  uint32_t index;
+  if (!index_of(number, loading ? loading->count : 0, &index)) return NULL;
+  return hot_hold_take(loading->session, loading->references[index]);
+}
+
+static PyObject *load_argument_at(PyObject *module, PyObject *number) {
+  (void)module;
+  uint32_t index;
+  if (!index_of(number, loading ? loading->argument_count : 0, &index)) return NULL;
+  return hot_load(loading->session, loading->arguments[index]);
+}
+
+static PyMethodDef functions[] = {
+    {"load_hold", load_hold_at, METH_O, NULL}, {"load_argument", load_argument_at, METH_O, NULL},
+    {NULL, NULL, 0, NULL}};
+
+int hot_add_load(PyObject *module) {
+  PyObject *pickle = PyImport_ImportModule("_pickle");
+  if (!pickle || PyModule_AddFunctions(module, functions) < 0) { Py_XDECREF(pickle); return -1; }
+  hot.pickle_loads = PyObject_GetAttrString(pickle, "loads");
+  Py_DECREF(pickle);
+  hot.buffers_name = PyUnicode_InternFromString("buffers");
+  hot.load_hold = PyObject_GetAttrString(module, "load_hold");
+  hot.load_argument = PyObject_GetAttrString(module, "load_argument");
+  return hot.pickle_loads && hot.buffers_name && hot.load_hold && hot.load_argument ? 0 : -1;
+}
