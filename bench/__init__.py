@@ -1,0 +1,1 @@
+"""The benchmark, `python -m bench`: actorflow, its rivals and the machine's own limits, in one run."""

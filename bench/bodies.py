@@ -1,0 +1,53 @@
+"""The code that every system runs remotely: the same plain functions and classes for each of them."""
+
+import os
+import time
+
+import numpy as np
+from numpy.typing import NDArray
+
+SMALL = b"ok"
+
+
+class Server:
+    """An actor that answers at once."""
+
+    def small_value(self) -> bytes:
+        return SMALL
+
+    def work(self, payload: bytes, seconds: float) -> int:
+        """Take `seconds` for each call, as an actor slower than its callers does."""
+        time.sleep(seconds)
+        return len(payload)
+
+
+class AsyncServer:
+    """The same with a coroutine method."""
+
+    async def small_value(self) -> bytes:
+        return SMALL
+
+
+def small_value() -> bytes:
+    """Return two bytes."""
+    return SMALL
+
+
+def process_id(*_arguments: object) -> int:
+    """Return the pid of the process that runs this."""
+    return os.getpid()
+
+
+def sleep(seconds: float) -> None:
+    """Occupy a worker without occupying a CPU."""
+    time.sleep(seconds)
+
+
+def array_length(array: NDArray[np.float64]) -> int:
+    """Return the number of elements of an argument that has to be there, but need not be read."""
+    return len(array)
+
+
+def make_array(size_bytes: int) -> NDArray[np.float64]:
+    """Return an array whose pages are all touched: one of zeros would be read from a single page."""
+    return np.ones(size_bytes // 8, dtype=np.float64)
