@@ -60,7 +60,10 @@ class Config:
         TIB,
     )
     control_reserve_bytes: int = _row(
-        32 * MIB, "part of message memory that no flood of calls can take from actors and results", MIB, GIB
+        32 * MIB,
+        "part of message memory that no flood of calls can take from actors and results",
+        MIB,
+        32 * MIB,
     )
     object_store_fraction: float = _row(
         0.3,

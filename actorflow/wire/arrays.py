@@ -1,0 +1,51 @@
+"""numpy arrays <-> pickle: the data as one buffer, whatever the dtype and the memory order.
+
+numpy's own pickling copies dates, and arrays that are not contiguous, into the stream, and gives
+back arrays that are writable or not depending on their size. Here every array but those of objects
+is a buffer, and comes back as a read-only view of it.
+"""
+
+from __future__ import annotations
+
+import pickle
+from typing import Any, Literal
+
+import numpy as np
+
+from actorflow import config
+
+_PLAIN_KINDS = "biufcmMSU"  # the dtype's text says all there is to say
+_DATE_KINDS = "mM"  # no buffer format has these: they go as integers
+
+
+def reduce_array(array: np.ndarray[Any, Any]) -> Any:
+    """What __reduce__ returns for an array: its data as a buffer, or as bytes if it is short."""
+    dtype = array.dtype
+    if dtype.hasobject or not array.nbytes:
+        return array.__reduce_ex__(pickle.HIGHEST_PROTOCOL)
+    order: Literal["C", "F"] = "C"
+    if not array.flags.c_contiguous:
+        if array.flags.f_contiguous:
+            order = "F"
+        else:
+            array = np.ascontiguousarray(array)
+    plain = dtype.kind in _PLAIN_KINDS and dtype.metadata is None
+    code: Any = dtype.str if plain else dtype
+    if array.nbytes < config.current().in_band_limit_bytes:
+        return view_array, (array.tobytes(order), code, array.shape, order)
+    try:
+        exporter: Any = array.view("i8") if dtype.kind in _DATE_KINDS else array
+        buffer = pickle.PickleBuffer(exporter)
+    except (BufferError, ValueError, TypeError):  # a dtype that has no buffer format
+        return array.__reduce_ex__(pickle.HIGHEST_PROTOCOL)
+    return view_array, (buffer, code, array.shape, order)
+
+
+def view_array(
+    buffer: Any, dtype: Any, shape: tuple[int, ...], order: Literal["C", "F"]
+) -> np.ndarray[Any, Any]:
+    """The array in a buffer: a view, read-only if the buffer is."""
+    return np.ndarray(shape, dtype, buffer, 0, None, order)
+
+
+REDUCERS = {np.ndarray: reduce_array}

@@ -1,0 +1,207 @@
+"""Exceptions <-> bytes, for the way from the process that raised to those that wait.
+
+Both ways must work whatever the exception is: a call has to be settled, and whoever waits for it
+has to be told. So each step that runs the user's code may fail, and then less arrives: the
+exception, else its text and traceback, else its type's name.
+"""
+
+from __future__ import annotations
+
+import os
+import traceback
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+import msgpack
+
+from actorflow.errors import ActorflowError, InternalError, RemoteFailure, TaskError
+from actorflow.exception_parts import own_state, rebuild, safe_text, type_name
+from actorflow.wire import pickling
+
+TEXT_LIMIT = 64 * 1024  # characters: a log's worth; the middle of longer texts is left out
+CHAIN_LIMIT = 8  # exceptions carried as such along __cause__ and __context__, or nested in groups
+
+_SYSTEM, _USER = 0, 1
+
+_PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+_OWN_PICKLING = ("__reduce__", "__reduce_ex__", "__getstate__", "__setstate__")
+
+T = TypeVar("T")
+
+
+def encode_error(exc: BaseException, *, name: str, node_id: str, pid: int, attempt: int) -> bytes:
+    """What `exc`, raised by the task or method `name`, is sent as. Never raises.
+
+    Errors of the runtime go as themselves; all others arrive as a TaskError.
+    """
+    failure = RemoteFailure(
+        _guarded(lambda: _cut(type_name(type(exc))), "an exception"),
+        _guarded(lambda: _cut(safe_text(exc)), ""),
+        _guarded(lambda: _cut(remote_traceback(exc)), ""),
+        _cut(name),
+        node_id,
+        pid,
+        attempt,
+    )
+    is_system = issubclass(type(exc), ActorflowError) and not issubclass(type(exc), TaskError)
+    fields = list(vars(failure).values())
+    return _pack([_SYSTEM if is_system else _USER, _frozen(exc, CHAIN_LIMIT), fields])
+
+
+def decode_error(data: bytes) -> BaseException:
+    """The exception to raise for what encode_error made: InternalError if it is something else.
+
+    Raises nothing but KeyboardInterrupt, where the user interrupts it.
+    """
+    try:
+        return _decoded(bytes(data))
+    except KeyboardInterrupt:
+        raise
+    except BaseException as problem:
+        what = f"{type(problem).__name__}: {safe_text(problem)}"
+        return InternalError(reason=f"an error arrived damaged, {len(data)} bytes ({what})")
+
+
+def remote_traceback(error: BaseException) -> str:
+    """The traceback of an exception and its chain as text, without the frames of this package."""
+    summary = traceback.TracebackException(type(error), error, error.__traceback__, compact=True)
+    for part in _summaries(summary):
+        part.stack[:] = [frame for frame in part.stack if not frame.filename.startswith(_PACKAGE)]
+    return "".join(summary.format()).rstrip()
+
+
+def _summaries(summary: traceback.TracebackException) -> Iterator[traceback.TracebackException]:
+    """A traceback, and those of its chain and of its groups."""
+    rest = [summary]
+    while rest:
+        part = rest.pop()
+        yield part
+        rest += [link for link in (part.__cause__, part.__context__) if link is not None]
+        rest += part.exceptions or ()
+
+
+def _decoded(data: bytes) -> BaseException:
+    kind, frozen, fields = _unpack(data)
+    failure = RemoteFailure(*fields)
+    texts = (failure.cause_type, failure.cause_text, failure.remote_traceback, failure.task_name)
+    if kind not in (_SYSTEM, _USER) or not all(isinstance(text, str) for text in texts):
+        raise ValueError("not an encoded error")
+    cause = _thawed(frozen)
+    if kind == _SYSTEM and isinstance(cause, ActorflowError):
+        where = f"node {failure.node_id}, pid {failure.pid}, attempt {failure.attempt}"
+        cause.add_note(f"raised in {failure.task_name!r} ({where})")
+        return cause
+    error = TaskError.of(failure, cause)
+    object.__setattr__(error, "wire_form", (decode_error, (data,)))
+    return error
+
+
+def _frozen(error: BaseException | None, depth: int) -> list[Any] | None:
+    """An exception and its chain as plain data; None where it cannot be pickled, or is too deep."""
+    if error is None or depth == 0:
+        return None
+    context = None if error.__suppress_context__ else error.__context__
+    return _guarded(
+        lambda: [
+            *_pickled(error, depth),
+            _frozen(error.__cause__, depth - 1),
+            _frozen(context, depth - 1),
+            error.__suppress_context__,
+        ],
+        None,
+    )
+
+
+def _thawed(frozen: list[Any] | None) -> BaseException | None:
+    """What _frozen was given; None where that cannot be made here."""
+    if frozen is None:
+        return None
+    stream, buffers, members, cause, context, suppress_context = frozen
+    error = _guarded(lambda: _unpickled(stream, buffers, members), None, but=KeyboardInterrupt)
+    if error is not None:
+        error.__cause__, error.__context__ = _thawed(cause), _thawed(context)
+        error.__suppress_context__ = suppress_context
+    return error
+
+
+def _pickled(error: BaseException, depth: int) -> tuple[bytes, list[bytes], list[Any]]:
+    """An exception as a stream, its buffers, and the members of a group, each as plain data."""
+    members: list[Any] = []
+    if _pickles_itself(type(error)):
+        parts: tuple[Any, ...] = (error,)
+    elif isinstance(error, BaseExceptionGroup):
+        state = own_state(error)
+        del state["exceptions"]
+        parts = (type(error), (error.message,), state)
+        members = [_member(member, depth - 1) for member in error.exceptions]
+    else:
+        parts = (type(error), error.args, own_state(error))
+    references: list[Any] = []
+    packed = pickling.dumps(parts, collect=references, explain=False)
+    if references:
+        raise TypeError("the bytes of an error hold no references")
+    return packed.data, [bytes(buffer) for buffer in packed.buffers], members
+
+
+def _unpickled(stream: bytes, buffers: list[bytes], members: list[Any]) -> BaseException:
+    parts = pickling.loads(stream, buffers)
+    if len(parts) == 1:
+        (error,) = parts
+    else:
+        kind, args, state = parts
+        if members:
+            args = (*args, [_thawed_member(member) for member in members])
+        error = rebuild(kind, args, state)
+    if not isinstance(error, BaseException):
+        raise TypeError("not an exception")
+    return error
+
+
+def _member(error: BaseException, depth: int) -> list[Any]:
+    name, text = type_name(type(error)), _cut(safe_text(error))
+    return [_frozen(error, depth), name, text, _guarded(lambda: _cut(remote_traceback(error)), "")]
+
+
+def _thawed_member(member: list[Any]) -> BaseException:
+    """A member of a group, or a plain TaskError where it could not be carried over."""
+    frozen, name, text, trace = member
+    failure = RemoteFailure(name, text, trace, "a member of an exception group", "", 0, 1)
+    return _thawed(frozen) or TaskError.of(failure, None)
+
+
+def _pickles_itself(kind: type[BaseException]) -> bool:
+    """Whether the class has a pickling of its own, which is then to be used."""
+    if pickling.has_reducer(kind):
+        return True
+    users = (base for base in kind.__mro__ if base.__module__ != "builtins")
+    return any(name in vars(base) for base in users for name in _OWN_PICKLING)
+
+
+def _cut(text: str) -> str:
+    """At most TEXT_LIMIT characters: the beginning and the end."""
+    text = "".join((text,))  # an exact str, whatever __str__ returned
+    if len(text) <= TEXT_LIMIT:
+        return text
+    half = TEXT_LIMIT // 2
+    return f"{text[:half]}\n... {len(text) - TEXT_LIMIT:,} characters left out ...\n{text[-half:]}"
+
+
+def _guarded(
+    step: Callable[[], T], otherwise: T, but: type[BaseException] | tuple[type[BaseException], ...] = ()
+) -> T:
+    """What a step that runs the user's code gives, or `otherwise` if it raises anything at all."""
+    try:
+        return step()
+    except but:
+        raise
+    except BaseException:  # the user's __reduce__ or __str__ may raise SystemExit, say
+        return otherwise
+
+
+def _pack(value: Any) -> bytes:
+    packed: bytes = msgpack.packb(value, unicode_errors="surrogatepass")
+    return packed
+
+
+def _unpack(data: bytes) -> Any:
+    return msgpack.unpackb(data, unicode_errors="surrogatepass")

@@ -1,0 +1,271 @@
+"""Values <-> bytes: pickle 5 with out-of-band buffers, and cloudpickle's rules for what has no import path.
+
+Theory: almost all values are importable, and the plain C pickler with a dispatch table handles them
+without running any Python code of ours. Whether a value is one of those is only known afterwards: if
+the attempt fails, or names `__main__`, whose contents mean nothing to another process, the value is
+pickled again by cloudpickle's pickler, over the same dispatch table. So a reducer may run twice for
+one value, and must have no effect but on the list it is given.
+
+C picklers are used again for the next value: making one takes longer than a small dump.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copyreg
+import importlib
+import pickle
+import sys
+import types
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import cloudpickle
+
+from actorflow import config
+from actorflow.exception_parts import safe_text
+from actorflow.wire import inspect
+
+PROTOCOL = 5
+
+Reducer = Callable[[Any], Any]  # object -> what __reduce__ returns
+ReferenceReducer = Callable[[Any, list[Any]], Any]  # the same, given the list of references met so far
+Parts = Iterable[tuple[str, Any]]  # what a value consists of: ("argument 'config'", config), ...
+
+
+class Packed(NamedTuple):
+    """A pickled value: the stream, and the buffers that it leaves out, in the order of the stream."""
+
+    data: bytes
+    buffers: list[pickle.PickleBuffer]
+
+
+# Libraries whose types have reducers here, once something else has imported them: where the reducers are.
+_LIBRARIES = {"numpy": "actorflow.wire.arrays", "torch": "actorflow.wire.tensors"}
+
+# Types that the C pickler writes itself, without a look at any table.
+_FIXED = (
+    *(type(None), bool, int, float, str, bytes, bytearray, tuple, list, dict, set, frozenset),
+    *(pickle.PickleBuffer, types.FunctionType),
+)
+
+# Longer parts of a stream are the contents of one long string: the C pickler writes what is short in
+# frames of 64 KiB (PEP 3154) and hands the rest over unframed.
+_LONGEST_FRAME_BYTES = 256 * config.KIB
+
+# The memo of a pickler that wrote more than this may have grown, and clearing it then takes longer
+# than making another pickler.
+_REUSE_LIMIT_BYTES = 512
+_IDLE_LIMIT = 8  # picklers kept: threads that pickle at the same moment, and values pickled inside values
+
+
+class _Table(dict[type, Reducer]):
+    """A pickler's dispatch table: what is not in it is looked up in copyreg's, as it is at that moment."""
+
+    __missing__ = staticmethod(copyreg.dispatch_table.__getitem__)
+
+
+_cloudpickle_reducers = {
+    kind: reducer
+    for kind, reducer in dict(cloudpickle.Pickler.dispatch_table).items()
+    if copyreg.dispatch_table.get(kind) is not reducer
+}
+_library_reducers: dict[type, Reducer] = {}
+_custom_reducers: dict[type, Reducer] = {}
+_reference_reducers: dict[type, ReferenceReducer] = {}
+
+
+class _Output:
+    """What one dump leaves behind. Serves as the pickler's file."""
+
+    __slots__ = ("buffers", "in_band_limit", "parts", "references", "table", "write")
+
+    def __init__(self) -> None:
+        self.parts: list[bytes] = []
+        self.write = self.parts.append
+        self.buffers: list[pickle.PickleBuffer] = []
+        self.references: list[Any] = []
+        self.in_band_limit = config.current().in_band_limit_bytes
+        self.table = _Table(_cloudpickle_reducers | _library_reducers | _custom_reducers)
+        for kind, reducer in _reference_reducers.items():
+            self.table[kind] = self._collecting(reducer)
+
+    def keep(self, buffer: pickle.PickleBuffer) -> bool:
+        """Takes a buffer out of band; True leaves it in the stream."""
+        if memoryview(buffer).nbytes < self.in_band_limit:
+            return True
+        self.buffers.append(buffer)
+        return False
+
+    def _collecting(self, reducer: ReferenceReducer) -> Reducer:
+        references = self.references
+        return lambda reference: reducer(reference, references)
+
+
+class _Writer:
+    """A C pickler for importable values, used again and again until the reducers change."""
+
+    __slots__ = ("home", "output", "pickler")
+
+    def __init__(self) -> None:
+        self.home = _idle
+        self.output = _Output()
+        self.pickler = pickle.Pickler(self.output, PROTOCOL, buffer_callback=self.output.keep)
+        self.pickler.dispatch_table = self.output.table
+
+    def keep_for_another(self) -> None:
+        """Forgets the last value."""
+        self.output.parts.clear()
+        self.output.references.clear()
+        self.output.buffers = []
+        self.pickler.clear_memo()
+        self.home.append(self)
+
+
+class _ByValuePickler(cloudpickle.Pickler):  # type: ignore[misc] # cloudpickle has no types
+    """cloudpickle's pickler with a dispatch table of its own. Takes classes and functions along."""
+
+    def __init__(self, output: _Output) -> None:
+        self.dispatch_table = output.table
+        super().__init__(output, PROTOCOL, output.keep)
+
+
+_idle: list[_Writer] = []  # a stack: pop and append are atomic. Replaced when the reducers change
+
+
+def dumps(
+    value: Any,
+    *,
+    collect: list[Any] | None = None,
+    parts: Callable[[], Parts] | None = None,
+    explain: bool = True,
+) -> Packed:
+    """Pickles a value.
+
+    `collect` is extended by the references met in it (see `register_reference`). Buffers shorter
+    than in_band_limit_bytes stay in the stream. The buffers still belong to the value: write them
+    before anybody changes it.
+
+    Raises TypeError, naming the member that cannot be pickled; `parts` says what the value consists
+    of, so that the name starts with one of these instead of "value". Without `explain`, which takes
+    a search, raises what pickling raised.
+    """
+    if _LIBRARIES:
+        _adopt_libraries()
+    try:
+        writer = _idle.pop()
+    except IndexError:
+        writer = _Writer()
+    output = writer.output
+    try:
+        writer.pickler.dump(value)
+        by_value = _names_main(output.parts) or cloudpickle.list_registry_pickle_by_value()
+    except MemoryError:
+        raise
+    except Exception:  # not importable, or not picklable at all: the second attempt tells
+        by_value = True
+    if by_value:
+        output = _dumped_by_value(value, parts, explain)
+    if collect is not None:
+        collect.extend(output.references)
+    packed = Packed(b"".join(output.parts), output.buffers)
+    if not by_value and len(packed.data) <= _REUSE_LIMIT_BYTES and len(_idle) < _IDLE_LIMIT:
+        writer.keep_for_another()
+    return packed
+
+
+def loads(data: Any, buffers: Iterable[Any] = ()) -> Any:
+    """The value of a stream and its buffers; numpy arrays go on using these. Raises what that raises."""
+    return pickle.loads(data, buffers=buffers)
+
+
+def explained(error: Exception, parts: Parts) -> TypeError:
+    """The TypeError that names the member which made pickling fail with `error`."""
+    culprit = inspect.find_unpicklable(parts, _failure, _Output().table.get)
+    what = f"{culprit.path} (type {culprit.type_name})" if culprit else "the value"
+    reason = culprit.reason if culprit else safe_text(error)
+    explanation = TypeError(
+        f"cannot pickle {what}: {reason}; leave it out, make it where it is used, "
+        "or give its type a serializer with af.util.register_serializer"
+    )
+    explanation.__cause__ = error
+    return explanation
+
+
+def register_serializer(
+    kind: type, *, serializer: Callable[[Any], Any], deserializer: Callable[[Any], Any]
+) -> None:
+    """Instances of exactly `kind` travel as serializer(instance), and deserializer makes them again.
+
+    Both travel along with the value. Raises TypeError for classes whose pickling is fixed.
+    """
+    if kind in _FIXED or issubclass(kind, type):
+        raise TypeError(f"{kind.__name__}: its pickling is fixed by Python, it can have no serializer")
+    _custom_reducers[kind] = lambda instance: (deserializer, (serializer(instance),))
+    _reducers_changed()
+
+
+def deregister_serializer(kind: type) -> None:
+    """Forgets the serializer of `kind`; without one this does nothing."""
+    _custom_reducers.pop(kind, None)
+    _reducers_changed()
+
+
+def register_reference(kind: type, reducer: ReferenceReducer) -> None:
+    """Instances of exactly `kind` are references: the reducer may note each in the list it is given."""
+    _reference_reducers[kind] = reducer
+    _reducers_changed()
+
+
+def has_reducer(kind: type) -> bool:
+    """Whether instances of exactly `kind` are pickled by a registered function."""
+    return kind in _custom_reducers or kind in _reference_reducers or kind in copyreg.dispatch_table
+
+
+def _reducers_changed() -> None:
+    global _idle
+    _idle = []
+
+
+def _adopt_libraries() -> None:
+    """Takes in the reducers for libraries that were imported since the last look."""
+    for name in tuple(_LIBRARIES):
+        library = sys.modules.get(name)
+        if library is None or getattr(library.__spec__, "_initializing", False):
+            continue  # not imported, or another thread is at it
+        reducers = _LIBRARIES.pop(name, None)
+        if reducers is not None:
+            with contextlib.suppress(ImportError, AttributeError):  # broken: left to its own pickling
+                _library_reducers.update(importlib.import_module(reducers).REDUCERS)
+                _reducers_changed()
+
+
+def _names_main(parts: list[bytes]) -> bool:
+    for part in parts:  # noqa: SIM110 - any() takes twice as long for the one part that there mostly is
+        if len(part) <= _LONGEST_FRAME_BYTES and b"__main__" in part:
+            return True
+    return False
+
+
+def _dumped_by_value(value: Any, parts: Callable[[], Parts] | None, explain: bool) -> _Output:
+    output = _Output()
+    try:
+        _ByValuePickler(output).dump(value)
+    except MemoryError:
+        raise
+    except Exception as error:
+        if not explain:
+            raise
+        explanation = explained(error, parts() if parts else [("value", value)])
+    else:
+        return output
+    raise explanation
+
+
+def _failure(value: Any) -> Exception | None:
+    """What pickling the value raises, if anything."""
+    try:
+        _ByValuePickler(_Output()).dump(value)
+    except Exception as error:
+        return error
+    return None
