@@ -70,7 +70,8 @@ static void each_of_mailbox(struct af_client *client, af_off block, af_visit vis
   struct af_mailbox *mailbox = AF_AT(client, struct af_mailbox, block);
   visit_one(visit, context, mailbox->first);
   visit_one(visit, context, mailbox->error);
-  each_of_list(client, atomic_load_explicit(&mailbox->ready, memory_order_acquire), visit, context);
+  each_of_list(client, atomic_load_explicit(&mailbox->ready, memory_order_acquire) & ~(af_off)AF_FOLLOWERS_CLOSED, visit,
+               context);
   each_of_list(client, mailbox->queue, visit, context);
   each_of_page(&mailbox->page, visit, context);
 }
@@ -165,14 +166,26 @@ static void drop_reference(void *context, af_off *reference) {
   AF_POINT(dying->client, 402);
 }
 
+#define ACTOR_TOLD 1 /* block.flags: the reader knows; from then on the actor may have dropped its mailbox */
+
 /* The last handle of an actor is gone: its reader learns of it. */
 static void actor_abandon(struct af_client *client, af_off block) {
-  af_off mailbox = AF_AT(client, struct af_actor, block)->mailbox;
-  if (!af_block_is_live(client, mailbox) || block_kind(block_at(client, mailbox)) != AF_KIND_MAILBOX)
+  struct af_actor *actor = AF_AT(client, struct af_actor, block);
+  if (actor->block.flags == ACTOR_TOLD || !af_block_is_live(client, actor->mailbox) ||
+      block_kind(block_at(client, actor->mailbox)) != AF_KIND_MAILBOX)
     return;
-  atomic_store_explicit(&AF_AT(client, struct af_mailbox, mailbox)->abandoned, 1, memory_order_release);
+  atomic_store_explicit(&AF_AT(client, struct af_mailbox, actor->mailbox)->abandoned, 1, memory_order_release);
   AF_POINT(client, 405);
-  af_mailbox_ring(client, mailbox);
+  af_mailbox_ring(client, actor->mailbox);
+  actor->block.flags = ACTOR_TOLD;
+  atomic_signal_fence(memory_order_release); /* before the mailbox is dropped, also for who finds this half done */
+}
+
+static inline void block_give_back(struct af_client *client, af_off block) {
+  if (block < client->header->objects)
+    af_heap_free(client, block);
+  else
+    af_extent_free(client, block);
 }
 
 static void block_free(struct dying *dying, af_off block) {
@@ -181,10 +194,13 @@ static void block_free(struct dying *dying, af_off block) {
     actor_abandon(client, block);
   af_block_each(client, block, drop_reference, dying);
   AF_POINT(client, 403);
-  if (block < client->header->objects)
-    af_heap_free(client, block);
-  else
-    af_extent_free(client, block);
+  block_give_back(client, block);
+}
+
+void af_block_bury(struct af_client *client, af_off block) {
+  if (block_kind(block_at(client, block)) == AF_KIND_ACTOR)
+    actor_abandon(client, block);
+  block_give_back(client, block);
 }
 
 void af_block_drop(struct af_client *client, af_off block) {

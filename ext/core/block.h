@@ -29,6 +29,9 @@ static inline void af_block_fill(struct af_block *block, uint32_t generation, ui
 }
 /* Offset of a block that is counted now, however it was come by: range, alignment, kind and count are checked. */
 bool af_block_is_live(const struct af_client *client, af_off block);
+/* Audit: gives back a block of count 0 that a process had in its hands when it died. What it refers to is not dropped:
+ * how far that had come is not known, and the recount finds it. */
+void af_block_bury(struct af_client *client, af_off block);
 /* Finds a live block by name: range, alignment, kind (any: 0) and generation are checked. AF_BAD, AF_STALE. */
 int af_block_find(const struct af_client *client, af_off block, uint32_t generation, uint8_t kind);
 /* Counts it if it is live: how a name becomes a reference. Count and generation are one compare-and-swap, so what took

@@ -16,7 +16,7 @@
 
 const uint32_t af_class_bytes[AF_CLASSES] = {128,  192,  256,  320,  384,  512,  640,   768,   1024,  1280,
                                              1536, 2048, 3072, 4096, 6144, 8192, 12288, 16384, 24576, 32768};
-static const uint16_t class_blocks[AF_CLASSES] = {512, 341, 256, 204, 170, 128, 102, 85, 64, 51,
+const uint16_t af_class_blocks[AF_CLASSES] = {512, 341, 256, 204, 170, 128, 102, 85, 64, 51,
                                                   42,  32,  21,  16,  10,  8,   5,   4,  2,  2};
 
 static inline uint32_t class_of(uint32_t bytes) {
@@ -171,7 +171,7 @@ static void remote_push(struct af_client *client, struct af_span *span, af_off b
 
 static inline bool span_has_room(const struct af_span *span, uint32_t class_index) {
   return span->local != 0 ||
-         atomic_load_explicit(&span->fresh, memory_order_relaxed) < class_blocks[class_index];
+         atomic_load_explicit(&span->fresh, memory_order_relaxed) < af_class_blocks[class_index];
 }
 
 static inline af_off span_pop(struct af_client *client, uint32_t index, uint32_t class_index) {
@@ -183,7 +183,7 @@ static inline af_off span_pop(struct af_client *client, uint32_t index, uint32_t
     return block;
   }
   uint32_t fresh = atomic_load_explicit(&span->fresh, memory_order_relaxed);
-  if (fresh == class_blocks[class_index])
+  if (fresh == af_class_blocks[class_index])
     return 0;
   block = af_span_start(client, index) + (af_off)fresh * af_class_bytes[class_index];
   block_mark_free(client, block); /* what an earlier life of the span left there is no block */
@@ -367,10 +367,6 @@ void af_heap_free(struct af_client *client, af_off block) {
   af_op_end(client, outer);
 }
 
-void af_heap_return(struct af_client *client, af_off block) {
-  remote_push(client, af_span_at(client, af_span_of(client, block)), block);
-}
-
 /* ---- looks, leaving, adopting ---- */
 
 static void span_link(struct af_client *client, uint32_t index) {
@@ -447,8 +443,8 @@ void af_heap_leave(struct af_client *client) {
 static void span_rebuild(struct af_client *node, uint32_t index, uint32_t class_index) {
   struct af_span *span = af_span_at(node, index);
   uint32_t fresh = atomic_load_explicit(&span->fresh, memory_order_relaxed);
-  if (fresh > class_blocks[class_index])
-    fresh = class_blocks[class_index];
+  if (fresh > af_class_blocks[class_index])
+    fresh = af_class_blocks[class_index];
   span->local = 0;
   span->used = fresh;
   for (uint32_t i = fresh; i-- > 0;) {
@@ -498,18 +494,21 @@ static bool large_has_block(const struct af_client *client, uint32_t index) {
          __atomic_load_n(&block_at(client, af_span_start(client, index))->kind, __ATOMIC_RELAXED) != AF_KIND_FREE;
 }
 
-bool af_heap_settle_large(struct af_client *client, uint32_t index) {
+bool af_heap_large_is_used(const struct af_client *client, uint32_t index) {
+  uint64_t owner = atomic_load_explicit(&af_span_at(client, index)->owner, memory_order_acquire);
+  if (af_span_role_of(owner) != AF_SPAN_TAIL)
+    return large_has_block(client, index);
+  return index > 0 && large_has_block(client, index - 1) &&
+         block_at(client, af_span_start(client, index - 1))->capacity > AF_SPAN;
+}
+
+void af_heap_settle_large(struct af_client *client, uint32_t index) {
   struct af_span *span = af_span_at(client, index);
   uint64_t owner = atomic_load_explicit(&span->owner, memory_order_acquire);
-  bool needed = large_has_block(client, index);
-  if (af_span_role_of(owner) == AF_SPAN_TAIL)
-    needed = index > 0 && large_has_block(client, index - 1) &&
-             block_at(client, af_span_start(client, index - 1))->capacity > AF_SPAN;
-  if (needed)
-    return false;
+  if (af_heap_large_is_used(client, index))
+    return;
   atomic_store_explicit(&span->fresh, 0, memory_order_relaxed);
   large_leave(client, index, owner);
-  return true;
 }
 
 /* ---- giving pages back to the system ---- */

@@ -38,14 +38,13 @@ struct af_span {
 enum af_span_role { AF_SPAN_HEAD = 1, AF_SPAN_TAIL = 2 /* second of a pair */, AF_SPAN_PUNCHED = 3 };
 _Static_assert(sizeof(struct af_span) == 2 * AF_LINE, "span entry is two lines");
 
-extern const uint32_t af_class_bytes[AF_CLASSES]; /* 128 ... 32768, multiples of 64; const */
+extern const uint32_t af_class_bytes[AF_CLASSES];  /* 128 ... 32768, multiples of 64 */
+extern const uint16_t af_class_blocks[AF_CLASSES]; /* of them in a span */
 /* Allocates `bytes` (header included), count 1, kind set, generation new; the rest of the first 64 bytes and of the
  * kind's struct is zeroed, what lies behind is not. AF_FULL: budget used up. AF_TOO_LARGE: over AF_LARGE_MAX. */
 int af_heap_allocate(struct af_client *client, uint32_t bytes, uint8_t kind, enum af_budget budget, af_off *block);
 /* Gives back a block whose count is 0. Called by block.c. */
 void af_heap_free(struct af_client *client, af_off block);
-/* Gives a block of a size class back to its owner, whoever that is: the remote list. Audit. */
-void af_heap_return(struct af_client *client, af_off block);
 /* Collects what others gave back and returns wholly free spans. Called from idle looks. */
 void af_heap_trim(struct af_client *client);
 /* Coroner: takes over a dead client's spans. */
@@ -55,9 +54,10 @@ void af_heap_punch(struct af_client *node, uint32_t keep);
 /* Leaving in order: wholly free spans are given back; those with live blocks pass to the node, which takes them into
  * its rings at its next trim. The node's own leave does nothing: the segment ends with it. */
 void af_heap_leave(struct af_client *client);
-/* A large span, or second of a pair, that holds no block (its process died on the way): given back. Coroner, audit.
- * Returns true when it did. */
-bool af_heap_settle_large(struct af_client *client, uint32_t span);
+/* A span of the large class, head or tail: part of a block? If not (its process died on the way), it is given back:
+ * coroner, audit. */
+bool af_heap_large_is_used(const struct af_client *client, uint32_t span);
+void af_heap_settle_large(struct af_client *client, uint32_t span);
 
 static inline uint64_t af_span_owner(uint32_t epoch, uint32_t slot, uint32_t class_index, enum af_span_role role) {
   return (uint64_t)epoch << 32 | (uint64_t)(slot + 1) << 16 | (uint64_t)(class_index + 1) << 8 | (uint64_t)role;

@@ -4,7 +4,7 @@
 #include <sched.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "block.h"
@@ -14,19 +14,25 @@
 
 #define HOLDS_FIRST_ENTRIES ((AF_HOLDS_FIRST - sizeof(struct af_holds)) / sizeof(af_off))
 #define HOLDS_NEXT_ENTRIES ((AF_HOLDS_NEXT - sizeof(struct af_holds)) / sizeof(af_off))
-#define FROZEN_MOST_NS 100000000ull /* a recount takes no longer; one that does has died */
+#define FROZEN_MOST_NS 500000000ull /* a recount that takes longer has died, or must do without quiet */
+#define FROZEN_LOOK_NS 50000
 
 /* ---- operations ---- */
 
+static bool is_frozen(const struct af_client *client) {
+  uint64_t frozen = atomic_load_explicit(&client->header->frozen, memory_order_relaxed);
+  return frozen != 0 && frozen != ((uint64_t)client->epoch << 32 | (client->slot_index + 1u));
+}
+
 void af_op_wait(struct af_client *client, uint32_t number) {
-  _Atomic uint64_t *frozen = &client->header->frozen;
-  uint64_t own = (uint64_t)client->epoch << 32 | (client->slot_index + 1u);
-  uint64_t since = af_now_ns(), seen;
-  while ((seen = atomic_load_explicit(frozen, memory_order_relaxed)) != 0 && seen != own) {
+  struct timespec pause = {0, FROZEN_LOOK_NS};
+  uint64_t since = af_now_ns();
+  while (is_frozen(client)) {
     atomic_store_explicit(&client->slot->op, 0, memory_order_release);
-    sched_yield();
-    if (af_now_ns() - since > FROZEN_MOST_NS)
-      atomic_compare_exchange_strong_explicit(frozen, &seen, 0, memory_order_relaxed, memory_order_relaxed);
+    while (is_frozen(client) && af_now_ns() - since < FROZEN_MOST_NS)
+      nanosleep(&pause, NULL);
+    if (is_frozen(client))
+      atomic_store_explicit(&client->header->frozen, 0, memory_order_relaxed);
     atomic_store_explicit(&client->slot->op, number, memory_order_relaxed);
     af_fence_release();
   }
