@@ -122,7 +122,7 @@ struct af_client {
 void af_point(struct af_client *client, int number);
 #define AF_POINT(client, number) af_point((client), (number))
 #else
-#define AF_POINT(client, number) ((void)0)
+#define AF_POINT(client, number) ((void)(client))
 #endif
 
 /* A watch: where to ring when something happens; fits a word so that it can be placed by one compare-and-swap.

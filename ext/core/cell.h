@@ -39,20 +39,21 @@ struct af_cell {
   uint32_t value_bytes;  /* length (in a cell or BYTES block) */
   uint32_t value_refs;   /* references at the start of the value, af_off each, counted */
   /* the call */
-  af_off mailbox;        /* where it goes; not counted (a WAITING call keeps it alive through `references`) */
-  af_off lane;           /* ordered: the lane it lies in, to ring it */
+  af_off mailbox;        /* where it goes; not counted (a call that had to wait keeps it alive through `references`) */
+  af_off place;          /* ordered: mail bit of the lane it lies in (page offset | bit), to ring it */
   uint64_t number;       /* call id: with slot and epoch of the caller */
   uint32_t caller, caller_epoch;
   uint32_t arguments;    /* first references: arguments' cells (dependencies) */
   uint32_t references;   /* all references, counted, now (goes down as they are dropped) */
   uint32_t returns;      /* of these the last ones: return cells 2..n */
-  uint32_t next_argument;/* dependents: index of the argument it follows now */
+  _Atomic uint32_t next_argument; /* dependents: index of the argument it follows now */
   uint32_t bytes;        /* of the arguments */
   uint16_t method, depth;
   uint8_t format;        /* of the arguments: wire format, the upper layer's */
   uint8_t value_format;  /* of the result */
   uint8_t attempt, flags;/* attempt and the next two: places for retries */
-  int16_t retries; uint16_t reserved16;
+  int16_t retries;
+  _Atomic uint16_t pinned; /* 1: its references stay until it is freed (coroner sent a second entry after it) */
   uint64_t reserved[2];  /* places for lineage */
 };
 
@@ -70,6 +71,11 @@ struct af_object {       /* AF_KIND_OBJECT and AF_KIND_BYTES: references, then t
   uint64_t pickle_offset, pickle_bytes; /* offset from the block */
 };
 
+/* The call of an entry of a list of followers or of ready calls; 0: a watcher. */
+static inline af_off af_entry_call(const struct af_client *client, af_off entry);
+/* Names in the own slot the call that is between two lists now (0: none), for the coroner. */
+void af_cell_on_its_way(struct af_client *client, af_off cell);
+
 /* Allocates a call with room for `references` and `bytes`, and for a result of at least `reserve` bytes.
  * Its phase is WAITING when arguments > 0 (af_cell_submit decides), else UNREAD. Count 1 (the caller's). */
 int af_cell_create(struct af_client *client, uint32_t references, uint32_t bytes, uint32_t reserve, af_off *cell);
@@ -83,16 +89,21 @@ int af_cell_submit(struct af_client *client, af_off lane, af_off cell);
 int af_cell_value_create(struct af_client *client, uint32_t references, uint32_t bytes, af_off *cell);
 int af_cell_expected_create(struct af_client *client, uint32_t reserve, af_off *cell);
 
-/* Where an executor writes a result of `references` and `bytes`: into the cell when it fits (its arguments are dropped
- * first), else into a new AF_KIND_BYTES block. The address is for the references, the bytes follow. */
+/* Where an executor writes a result of `references` and `bytes`: into the cell when it fits (its references are dropped
+ * first; therefore return cells are completed before the call), else into a new AF_KIND_BYTES block (count 1, the
+ * caller's). The address is for the references (each counted by the caller), the bytes follow. */
 int af_cell_result_begin(struct af_client *client, af_off cell, uint32_t references, uint32_t bytes, af_off *block,
                          uint8_t **where);
 /* Links the result (block 0: in the cell) and makes the cell DONE; wakes, rings, serves dependents. From STARTED by
- * this client, or EXPECTED. AF_FENCED: no longer this client's (the result is dropped). */
+ * this client, or EXPECTED. `value` lies in the block as result_begin gave it; its count passes to the cell (forget its
+ * record first). AF_FENCED: no longer this client's (the result is dropped).
+ * From result_begin to here the caller is inside an operation of its own (af_op_begin). */
 int af_cell_complete(struct af_client *client, af_off cell, af_off value, uint32_t references, uint32_t bytes,
                      uint8_t format);
-/* Coroner, mailbox_close, cancel: settles a cell of any unfinished phase with a shared error value (an AF_KIND_BYTES
- * block; counted). `expected_state`: only if the state is still that (0: any not STARTED). AF_BUSY otherwise. */
+/* Coroner, mailbox_close, cancel: settles a cell of any unfinished phase, and its return cells, with a shared error value
+ * (an AF_KIND_BYTES block; counted; 0: no bytes). `expected_state`: only if the state is still that (0: any but STARTED
+ * and DONE). AF_BUSY otherwise. Whoever STARTED it must have ended. Its references stay until it is freed, because
+ * others may be looking at them. */
 int af_cell_fail(struct af_client *client, af_off cell, uint64_t expected_state, af_off error, uint8_t format);
 /* UNREAD -> STARTED by this client. AF_BUSY: no. */
 int af_cell_start(struct af_client *client, af_off cell);
@@ -113,10 +124,29 @@ static inline af_off af_cell_followers(const struct af_client *client, af_off ce
   return atomic_load_explicit(&AF_AT(client, struct af_cell, cell)->followers, memory_order_acquire) &
          ~(af_off)AF_FOLLOWERS_CLOSED;
 }
+static inline af_off af_entry_call(const struct af_client *client, af_off entry) {
+  const struct af_follower *follower = AF_AT(client, struct af_follower, entry);
+  return follower->block.kind == AF_KIND_FOLLOWER ? follower->dependent : entry;
+}
 static inline uint8_t *af_cell_bytes(const struct af_client *client, af_off cell) {
   return (uint8_t *)(af_cell_references(client, cell) + AF_AT(client, struct af_cell, cell)->references);
 }
 static inline uint32_t af_cell_phase(const struct af_client *client, af_off cell) {
   return (uint32_t)(atomic_load_explicit(&AF_AT(client, struct af_cell, cell)->state, memory_order_acquire) & 0xff);
 }
+
+/* Between cell.c and follow.c. */
+#define AF_STATE_PHASE 0xffull
+static inline uint64_t af_state_of(const struct af_client *client, enum af_phase phase) {
+  return (uint64_t)client->epoch << 32 | (uint64_t)client->slot_index << 16 | (uint64_t)phase;
+}
+/* Coroner: as if the dead client's process had gone on: wakes, rings and serves the followers of a DONE cell. */
+void af_cell_finish(struct af_client *client, af_off cell);
+/* Moves a waiting call's entry on: to the list of its next unfinished argument, or to where its reader finds it. The
+ * entry's count goes along. */
+void af_cell_advance(struct af_client *client, af_off entry);
+/* Settles the cell itself, without waking and serving. Owed afterwards: af_cell_finish. AF_BUSY as af_cell_fail. */
+int af_cell_settle(struct af_client *client, af_off cell, uint64_t expected_state, af_off error, uint8_t format);
+/* Links an entry to the cell's followers; the entry's count passes to the list. False: the list is closed. */
+bool af_cell_link(struct af_client *client, af_off cell, af_off entry);
 #endif

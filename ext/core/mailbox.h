@@ -28,13 +28,14 @@
 #include "af.h"
 
 #define AF_PAGE_LANES 48u
+#define AF_WAKING UINT64_MAX            /* value of spinner: a sleeper was woken and has not yet looked */
 struct af_lane_page { /* in the mailbox, and in blocks of kind AF_KIND_LANES */
   _Atomic uint64_t mail;              /* bit i: lane i may have mail (hint that errs towards 1) */
   _Atomic af_off next;                /* further page (AF_KIND_LANES block); owned */
   _Atomic af_off lanes[AF_PAGE_LANES];/* owned */
   _Atomic uint8_t depth[AF_PAGE_LANES];
 };
-struct af_lanes_block { struct af_block block; uint64_t reserved; struct af_lane_page page; };
+struct af_lanes_block { struct af_block block; _Alignas(AF_LINE) struct af_lane_page page; };
 
 enum af_mailbox_flag {
   AF_MAILBOX_ORDERED = 1, /* an unready call holds back its lane (sync actors) */
@@ -60,8 +61,9 @@ struct af_mailbox {
   _Atomic uint32_t readers, blocked;  /* SHARED: serving now; of these waiting inside a call */
   uint32_t turn;                      /* reader: lane after the last one taken */
   uint32_t queue_turn;                /* reader: 1: the last one came from `queue` */
-  af_off queue;                       /* reader; owned list: ready calls in order */
-  _Alignas(AF_LINE) _Atomic af_off ready; /* owned list: calls that became ready, last one first */
+  _Atomic af_off queue;               /* reader; owned list: ready calls in order */
+  _Alignas(AF_LINE) _Atomic af_off ready; /* owned list: calls that became ready, last one first; low bit:
+                                       * closed (AF_FOLLOWERS_CLOSED) */
   _Atomic uint32_t ready_count;       /* hint: how many are in ready and queue */
   _Alignas(AF_LINE) struct af_lane_page page;
 };
@@ -69,19 +71,22 @@ struct af_lane {
   struct af_block block;
   uint32_t slot, epoch;               /* writer */
   af_off mailbox;                     /* not counted: the lane is owned by it */
-  uint16_t depth, index; uint32_t credit;
+  af_off page;                        /* its place: struct af_lane_page and bit; not counted */
+  uint32_t index;
+  uint16_t depth, reserved;
+  uint32_t credit;
   _Atomic uint32_t orphan;            /* 1: writer is gone; the reader frees the lane once it is empty */
   _Atomic uint32_t room;              /* futex word: 1: the writer waits for room */
   _Atomic af_watch room_watch;
   _Alignas(AF_LINE) af_off tail_chunk;/* writer */
   uint64_t taken_seen;
   _Atomic uint64_t pushed;
-  _Alignas(AF_LINE) af_off head_chunk;/* reader; owned (the chain from here is) */
+  _Alignas(AF_LINE) af_off head_chunk;/* reader; the lane owns the chain from here */
   _Atomic uint64_t taken;
 };
 struct af_chunk {
   struct af_block block;
-  _Atomic af_off next_chunk;          /* owned */
+  _Atomic af_off next_chunk;          /* owned by the lane, as all of the chain */
   uint64_t first;                     /* number of entries[0]: the lane's entry n lies at entries[n - first] */
   uint64_t capacity;
   af_off entries[];                   /* owned by the lane from `taken` to `pushed` */
@@ -124,11 +129,21 @@ void af_mailbox_facts(const struct af_client *client, af_off mailbox, struct af_
  * holds the lock; call again. */
 int af_mailbox_close(struct af_client *node, af_off mailbox, af_off error, uint8_t format);
 /* Puts a call that became ready into an unordered mailbox; the caller's count of the entry (the cell, or an
- * AF_KIND_FOLLOWER whose dependent it is) passes to the list. */
-void af_mailbox_ready(struct af_client *client, af_off mailbox, af_off entry);
-/* An ordered call in `lane` became ready: sets the lane's bit and wakes a reader. */
-void af_lane_ready(struct af_client *client, af_off lane);
+ * AF_KIND_FOLLOWER whose dependent it is) passes to the list. False: closed. */
+bool af_mailbox_ready(struct af_client *client, af_off mailbox, af_off entry);
+/* Sets a lane's mail bit and wakes a reader. `place`: its page | bit, as kept in an ordered call (struct af_cell). */
+void af_mailbox_mail(struct af_client *client, af_off mailbox, af_off place);
 /* Coroner: counts readers, blocked and active again from the slots. AF_BUSY: they moved all the time; try again. */
 int af_mailbox_recount(struct af_client *node, af_off mailbox);
 void af_mailbox_ring(struct af_client *client, af_off mailbox); /* wakes a reader, as a push does */
+
+/* Between mailbox.c, lane.c and capacity.c, for the reader that holds the lock. */
+/* The lane's next call, or 0 when it has none. */
+af_off af_lane_head(struct af_client *client, af_off lane);
+/* Steps over the head (there is one): drops the lane's count of it, frees a chunk that is through, tells a writer that waits. */
+void af_lane_advance(struct af_client *client, af_off lane);
+/* SHARED: one more, one less that executes; marked in the own slot. False: as many as allowed already. */
+bool af_capacity_take(struct af_client *client, struct af_mailbox *mailbox);
+void af_capacity_give(struct af_client *client, struct af_mailbox *mailbox);
+void af_mailbox_node_ring(struct af_client *client, struct af_mailbox *mailbox); /* its bell, when armed */
 #endif

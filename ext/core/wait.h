@@ -7,6 +7,8 @@
  * after a crash. The waiter takes summary words, then bit words, by exchange. A loop sleeps in its selector: the ringer
  * sends one datagram to the board's abstract address "\0actorflow.<node id hex>.<slot>.<epoch>.<board>".
  * Who writes: bits and summary anyone (fetch_or) and the waiter (exchange); sleeping: the waiter sets, ringer clears.
+ * A ring may come late, for a token that was given back or to the slot's next process: who takes tokens checks what they
+ * stand for.
  * A crash of the ringer leaves: bit set and summary or wake missing: found by the timed look, which reads the bit words. */
 #ifndef AF_WAIT_H
 #define AF_WAIT_H
@@ -17,7 +19,8 @@
 enum af_sleep { AF_AWAKE = 0, AF_SLEEP_FUTEX = 1, AF_SLEEP_LOOP = 2 };
 struct af_board {
   struct af_block block;
-  uint32_t slot, epoch, index;       /* whose; constant */
+  uint32_t slot, index;              /* whose; constant: a board stays with its slot */
+  _Atomic uint32_t epoch;            /* of the process that uses it; 0: none */
   _Alignas(AF_LINE) _Atomic uint32_t sleeping; /* enum af_sleep; also the futex word */
   _Atomic uint32_t rings;            /* statistics */
   _Alignas(AF_LINE) _Atomic uint64_t summary[AF_BOARD_WORDS / 64];
@@ -42,6 +45,11 @@ int af_board_address(const struct af_client *client, uint16_t slot, uint32_t epo
 /* AF_DEAD once the node has died or is stopping; looks at the node's pidfd. */
 int af_node_check(const struct af_client *client);
 
+/* A spin, turn by turn: begin; look; turn gives false when it is over; look again after each true. */
+struct af_spin { uint64_t end_ns; uint32_t pauses; };
+void af_spin_begin(struct af_spin *spin, uint64_t spin_ns);
+bool af_spin_turn(struct af_spin *spin);
+uint64_t af_sleep_limit(uint64_t timeout_ns); /* the smaller of it and AF_SLEEP_MS */
 /* Spins until *word & mask == want or spin_ns is over. 1: met. [no GIL] */
 int af_spin_until(const struct af_client *client, const _Atomic uint32_t *word, uint32_t mask, uint32_t want,
                   uint64_t spin_ns);

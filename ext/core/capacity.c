@@ -1,0 +1,181 @@
+/* capacity.c - how many readers of a shared mailbox may execute: joining, blocking inside a call, what the node allows.
+ *
+ * The mailbox has the sums (executing, readers, blocked), each slot its own marks (serving, token, blocked). A process
+ * that dies outside an operation leaves marks that say what to take back; one that dies inside leaves it open whether
+ * mark and sum agree, and the sums are counted again from the marks of all. */
+#include <sched.h>
+
+#include "mailbox.h"
+#include "points.h"
+#include "slot.h"
+#include "wait.h"
+
+#define RECOUNT_TRIES 200
+
+static struct af_mailbox *serving(const struct af_client *client) {
+  af_off mailbox = atomic_load_explicit(&client->slot->serving, memory_order_relaxed);
+  return mailbox == 0 ? NULL : AF_AT(client, struct af_mailbox, mailbox);
+}
+static bool mark(_Atomic uint32_t *mark) { return atomic_load_explicit(mark, memory_order_relaxed) != 0; }
+static void mark_set(_Atomic uint32_t *mark, uint32_t value) {
+  atomic_store_explicit(mark, value, memory_order_release);
+}
+
+/* ---- executing ---- */
+
+bool af_capacity_take(struct af_client *client, struct af_mailbox *mailbox) {
+  uint64_t executing = atomic_load_explicit(&mailbox->executing, memory_order_relaxed);
+  do
+    if ((uint32_t)executing >= executing >> 32)
+      return false;
+  while (!atomic_compare_exchange_weak_explicit(&mailbox->executing, &executing, executing + 1,
+                                                memory_order_acq_rel, memory_order_relaxed));
+  AF_POINT(client, 670);
+  mark_set(&client->slot->token, 1);
+  return true;
+}
+
+/* The node may have lowered what is allowed below what executes, and waits for it to come down. */
+void af_capacity_give(struct af_client *client, struct af_mailbox *mailbox) {
+  uint64_t before = atomic_fetch_sub_explicit(&mailbox->executing, 1, memory_order_seq_cst);
+  AF_POINT(client, 671);
+  mark_set(&client->slot->token, 0);
+  if ((uint32_t)before > before >> 32)
+    af_mailbox_node_ring(client, mailbox);
+}
+
+void af_mailbox_task_done(struct af_client *client) {
+  struct af_mailbox *mailbox = serving(client);
+  if (mailbox == NULL || !mark(&client->slot->token))
+    return;
+  uint32_t outer = af_op_begin(client, AF_OP_CAPACITY);
+  af_capacity_give(client, mailbox);
+  af_op_end(client, outer);
+}
+
+/* ---- joining and leaving ---- */
+
+void af_mailbox_join(struct af_client *client, af_off mailbox) {
+  if (serving(client) != NULL)
+    return;
+  uint32_t outer = af_op_begin(client, AF_OP_CAPACITY);
+  atomic_fetch_add_explicit(&AF_AT(client, struct af_mailbox, mailbox)->readers, 1, memory_order_relaxed);
+  AF_POINT(client, 672);
+  atomic_store_explicit(&client->slot->serving, mailbox, memory_order_release);
+  af_op_end(client, outer);
+}
+
+void af_mailbox_leave(struct af_client *client, af_off mailbox) {
+  struct af_mailbox *of = serving(client);
+  if (of == NULL || AF_OFF(client, of) != mailbox)
+    return;
+  uint32_t outer = af_op_begin(client, AF_OP_CAPACITY);
+  af_mailbox_unblock(client);
+  if (mark(&client->slot->token))
+    af_capacity_give(client, of);
+  atomic_fetch_sub_explicit(&of->readers, 1, memory_order_relaxed);
+  AF_POINT(client, 673);
+  atomic_store_explicit(&client->slot->serving, 0, memory_order_release);
+  if (af_mailbox_has_mail(client, mailbox))
+    af_mailbox_ring(client, mailbox); /* a wake meant for this reader goes on to another */
+  af_op_end(client, outer);
+}
+
+/* ---- waiting inside a call ---- */
+
+void af_mailbox_block(struct af_client *client) {
+  struct af_mailbox *mailbox = serving(client);
+  if (mailbox == NULL || !mark(&client->slot->token))
+    return;
+  uint32_t outer = af_op_begin(client, AF_OP_CAPACITY);
+  atomic_fetch_add_explicit(&mailbox->blocked, 1, memory_order_relaxed);
+  AF_POINT(client, 674);
+  mark_set(&client->slot->blocked, 1);
+  af_capacity_give(client, mailbox);
+  AF_POINT(client, 675);
+  if (af_mailbox_has_mail(client, AF_OFF(client, mailbox)))
+    af_mailbox_ring(client, AF_OFF(client, mailbox));
+  af_op_end(client, outer);
+}
+
+/* The call goes on whatever is allowed: more may execute than that until the next one ends. */
+void af_mailbox_unblock(struct af_client *client) {
+  struct af_mailbox *mailbox = serving(client);
+  if (mailbox == NULL || !mark(&client->slot->blocked))
+    return;
+  uint32_t outer = af_op_begin(client, AF_OP_CAPACITY);
+  atomic_fetch_add_explicit(&mailbox->executing, 1, memory_order_acq_rel);
+  AF_POINT(client, 676);
+  mark_set(&client->slot->token, 1);
+  atomic_fetch_sub_explicit(&mailbox->blocked, 1, memory_order_relaxed);
+  AF_POINT(client, 677);
+  mark_set(&client->slot->blocked, 0);
+  af_op_end(client, outer);
+}
+
+/* ---- the node ---- */
+
+uint32_t af_mailbox_allow(struct af_client *node, af_off mailbox, uint32_t allowed) {
+  struct af_mailbox *of = AF_AT(node, struct af_mailbox, mailbox);
+  uint64_t seen = atomic_load_explicit(&of->executing, memory_order_relaxed), set;
+  do
+    set = allowed > (uint32_t)seen ? allowed : (uint32_t)seen;
+  while (!atomic_compare_exchange_weak_explicit(&of->executing, &seen, set << 32 | (uint32_t)seen,
+                                                memory_order_seq_cst, memory_order_relaxed));
+  if (set > seen >> 32 && af_mailbox_has_mail(node, mailbox))
+    af_mailbox_ring(node, mailbox);
+  return (uint32_t)set;
+}
+
+struct sums { uint32_t active, readers, blocked; uint64_t sequence; };
+
+/* Marks of all live readers. False: one of them is inside an operation. `sequence` differs when any has been. */
+static bool sum_marks(const struct af_client *node, af_off mailbox, struct sums *sums) {
+  *sums = (struct sums){0};
+  for (uint32_t i = 0; i < node->header->slot_count; i++) {
+    struct af_slot *slot = af_slot_at(node, i);
+    uint64_t owner = atomic_load_explicit(&slot->owner, memory_order_acquire);
+    if (af_slot_state_of(owner) != AF_SLOT_LIVE)
+      continue;
+    uint64_t ops = atomic_load_explicit(&slot->hold_ops, memory_order_acquire);
+    if (i != node->slot_index && atomic_load_explicit(&slot->op, memory_order_acquire) != 0)
+      return false;
+    if (atomic_load_explicit(&slot->serving, memory_order_acquire) != mailbox)
+      continue;
+    sums->sequence = (sums->sequence ^ (owner + i)) * 0x9e3779b97f4a7c15ull + ops;
+    sums->readers++;
+    sums->active += mark(&slot->token);
+    sums->blocked += mark(&slot->blocked);
+  }
+  return true;
+}
+
+/* Between two walks that found nobody inside an operation and no operation done, marks and sums did not move; what they
+ * differ by then was left by the dead, and stays right to take off whatever moves after. */
+static int recount_try(struct af_client *node, af_off mailbox) {
+  struct af_mailbox *of = AF_AT(node, struct af_mailbox, mailbox);
+  struct sums first, second;
+  if (!sum_marks(node, mailbox, &first))
+    return AF_BUSY;
+  uint32_t active = (uint32_t)atomic_load_explicit(&of->executing, memory_order_acquire);
+  uint32_t readers = atomic_load_explicit(&of->readers, memory_order_acquire);
+  uint32_t blocked = atomic_load_explicit(&of->blocked, memory_order_acquire);
+  if (!sum_marks(node, mailbox, &second) || first.sequence != second.sequence)
+    return AF_BUSY;
+  atomic_fetch_sub_explicit(&of->executing, (uint64_t)active - first.active, memory_order_seq_cst);
+  atomic_fetch_sub_explicit(&of->readers, readers - first.readers, memory_order_relaxed);
+  atomic_fetch_sub_explicit(&of->blocked, blocked - first.blocked, memory_order_relaxed);
+  return AF_OK;
+}
+
+int af_mailbox_recount(struct af_client *node, af_off mailbox) {
+  for (int i = 0; i < RECOUNT_TRIES; i++) {
+    if (recount_try(node, mailbox) == AF_OK) {
+      if (af_mailbox_has_mail(node, mailbox))
+        af_mailbox_ring(node, mailbox);
+      return AF_OK;
+    }
+    sched_yield();
+  }
+  return AF_BUSY;
+}
