@@ -146,7 +146,8 @@ class LoopPort:
         self._board = _hot.Board()
         self._waiting: dict[Any, int] = {}  # note (a future or a Note) -> token of its watch
         self._callbacks: dict[tuple[_hot.Reference, Callable[[Any], object]], list[_DoneCallback]] = {}
-        self._listening = False
+        self._mailboxes: dict[_hot.Hold, int] = {}  # listened to or attended -> token
+        self._untold: dict[Any, _hot.Reference] = {}  # notes for which the board had no token left
         self._polling = False  # a _turn is on its way
         self._armed = False  # ringers are to send a datagram
         self._quiet_at = 0.0  # when to stop looking in every turn
@@ -229,16 +230,25 @@ class LoopPort:
 
     def listen(self, mailbox: _hot.Hold, note: Note) -> None:
         """Runs `note` after pushes to a mailbox that this loop reads: once for any number of them."""
-        self._board.listen(mailbox, note)
+        self._mailboxes[mailbox] = self._board.listen(mailbox, note)
         self._start_listening()
 
     def attend(self, mailbox: _hot.Hold, note: Note) -> None:
-        """Node: runs `note` once when a push finds no reader to wake; attend again after that."""
-        self._board.attend(mailbox, note)
-        self._start_listening()
+        """Node: runs `note` once when a push finds no reader to wake; attend again after it ran."""
+        token = self._mailboxes.get(mailbox)
+        if token is None:
+            self._mailboxes[mailbox] = self._board.attend(mailbox, note)
+            self._start_listening()
+        else:
+            self._board.rearm(token)
+
+    def ignore(self, mailbox: _hot.Hold) -> None:
+        """Ends `listen` or `attend`."""
+        token = self._mailboxes.pop(mailbox, None)
+        if token is not None:
+            self._board.forget(token)
 
     def _start_listening(self) -> None:
-        self._listening = True
         self._set_timer(IDLE_LOOK_S)
         self._stir()
 
@@ -249,6 +259,8 @@ class LoopPort:
         token = self._board.watch(reference, note)
         if not token:
             return False
+        if token < 0:
+            self._untold[note] = reference
         self._waiting[note] = token
         self._set_timer(LOOK_S)
         self._stir()
@@ -256,8 +268,10 @@ class LoopPort:
 
     def _unwatch(self, note: Any) -> None:
         token = self._waiting.pop(note, 0)  # gone when it was delivered: the token is another's by now
-        if token:
+        if token > 0:
             self._board.unwatch(token)
+        elif token < 0:
+            self._untold.pop(note, None)
 
     def _stir(self) -> None:
         """Something was sent: an answer may be near, so look in every turn for a while."""
@@ -283,7 +297,7 @@ class LoopPort:
             self._quiet_at = now + self._spin_s
             self._deliver(notes)
         elif now >= self._quiet_at or self._is_crowded(now):
-            idle = not (self._waiting or self._listening)
+            idle = not (self._waiting or self._mailboxes)
             if idle or self._board.arm():
                 self._armed = not idle
                 self._polling = False
@@ -304,6 +318,17 @@ class LoopPort:
                     note.set_result(None)
             else:
                 note()
+        if self._untold:
+            self._retry()
+
+    def _retry(self) -> None:
+        """Tokens have become free: watches what had to do without."""
+        untold, self._untold = self._untold, {}
+        for note, reference in untold.items():
+            if self._untold:  # none is left again
+                self._untold[note] = reference
+            elif not self._watch(reference, note):
+                self._deliver([note])
 
     def _on_datagram(self) -> None:
         try:
@@ -329,10 +354,10 @@ class LoopPort:
             self._fail(self.gone_error)
         else:
             notes = self._board.poll(True)
-            if notes:
+            if notes or self._untold:
                 self._deliver(notes)
                 self._stir()
-        if self._waiting or self._listening:
+        if self._waiting or self._mailboxes:
             self._set_timer(LOOK_S if self._waiting else IDLE_LOOK_S)
 
     # -- the end

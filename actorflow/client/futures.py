@@ -1,0 +1,104 @@
+"""concurrent.futures for refs: one daemon thread with a loop of its own completes them.
+
+Only `ObjectRef.future` needs it: everything else waits in the thread or loop that asks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import threading
+from typing import Any
+
+from actorflow import _hot
+from actorflow.client.waiting import current_port
+
+STOP_TIMEOUT_S = 5.0
+
+_lock = threading.Lock()
+_completer: _Completer | None = None
+
+
+def future_of(reference: _hot.Reference) -> concurrent.futures.Future[Any]:
+    """A future that gets the reference's result."""
+    global _completer
+    future: concurrent.futures.Future[Any] = concurrent.futures.Future()
+    if reference.is_done():
+        _settle(reference, future)
+        return future
+    with _lock:
+        if _completer is None:
+            _completer = _Completer()
+        _completer.complete(reference, future)
+    return future
+
+
+def stop() -> None:
+    """Ends the thread; futures that are not done get an error. Does nothing when there is none."""
+    global _completer
+    with _lock:
+        completer, _completer = _completer, None
+    if completer is not None:
+        completer.stop()
+
+
+def forget() -> None:
+    """In a forked child: the thread is the parent's."""
+    global _completer, _lock
+    _completer, _lock = None, threading.Lock()
+
+
+def _settle(reference: _hot.Reference, future: concurrent.futures.Future[Any]) -> None:
+    with contextlib.suppress(concurrent.futures.InvalidStateError):  # cancelled meanwhile
+        try:
+            value = _hot.Reference.result(reference)
+        except BaseException as error:
+            future.set_exception(error)
+        else:
+            future.set_result(value)
+
+
+class _Completer:
+    """The thread, its loop, and the tasks in it, each of which awaits one reference."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._thread = threading.Thread(target=self._run, name="actorflow-futures", daemon=True)
+        self._thread.start()
+
+    def complete(self, reference: _hot.Reference, future: concurrent.futures.Future[Any]) -> None:
+        self._loop.call_soon_threadsafe(self._start, reference, future)
+
+    def _start(self, reference: _hot.Reference, future: concurrent.futures.Future[Any]) -> None:
+        task = self._loop.create_task(self._complete(reference, future))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    @staticmethod
+    async def _complete(reference: _hot.Reference, future: concurrent.futures.Future[Any]) -> None:
+        try:
+            await current_port().wait_some([reference], 1)
+        except BaseException as error:
+            with contextlib.suppress(concurrent.futures.InvalidStateError):
+                future.set_exception(
+                    RuntimeError("the runtime was shut down") if _is_cancel(error) else error
+                )
+        else:
+            _settle(reference, future)
+
+    def _run(self) -> None:
+        self._loop.run_forever()
+        for task in self._tasks:
+            task.cancel()
+        self._loop.run_until_complete(asyncio.gather(*self._tasks, return_exceptions=True))
+        self._loop.close()
+
+    def stop(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(STOP_TIMEOUT_S)
+
+
+def _is_cancel(error: BaseException) -> bool:
+    return isinstance(error, asyncio.CancelledError)
