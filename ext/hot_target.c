@@ -116,9 +116,6 @@ static void fill_call(struct af_client *client, struct af_cell *cell, const stru
   cell->method = out->method;
   cell->depth = depth_now;
   cell->returns = (uint32_t)out->return_count;
-  cell->number = ++client->calls;
-  cell->caller = client->slot_index;
-  cell->caller_epoch = client->epoch;
   cell->flags = (uint8_t)((out->function ? HOT_CELL_FUNCTION : 0) | (out->mailbox ? HOT_CELL_MAILBOX : 0) |
                           (out->packed.keywords ? HOT_CELL_KEYWORDS : 0));
   cell->format = out->raw ? HOT_ARGS_RAW : out->block ? HOT_ARGS_BLOCK : out->packed.data ? HOT_ARGS_PICKLE : HOT_ARGS_NONE;
@@ -266,7 +263,6 @@ static PyObject *target_submit_first(PyObject *object, PyObject *args) {
       (reference = hot_hold_new(hot.made_type, session, cell, index))) {
     struct af_client *client = &session->client;
     uint32_t outer = af_op_begin(client, AF_OP_SUBMIT);
-    atomic_store(&AF_AT(client, struct af_cell, cell)->state, AF_UNREAD);
     af_block_hold(client, cell);
     AF_AT(client, struct af_mailbox, target_mailbox(self))->first = cell;
     af_op_end(client, outer);
