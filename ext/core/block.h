@@ -27,6 +27,10 @@ static inline void af_block_fill(struct af_block *block, uint32_t generation, ui
   atomic_store_explicit(&block->next, 0, memory_order_relaxed);
   atomic_store_explicit(&block->count, 1, memory_order_relaxed);
 }
+/* The block's kind for good, once what it owns is filled in. */
+static inline void af_block_become(struct af_block *block, enum af_kind kind) {
+  __atomic_store_n(&block->kind, (uint8_t)kind, __ATOMIC_RELEASE);
+}
 /* Offset of a block that is counted now, however it was come by: range, alignment, kind and count are checked. */
 bool af_block_is_live(const struct af_client *client, af_off block);
 /* Audit: gives back a block of count 0 that a process had in its hands when it died. What it refers to is not dropped:

@@ -35,7 +35,7 @@ static int cell_allocate(struct af_client *client, uint64_t room, uint32_t refer
   memset((uint8_t *)made + AF_LINE, 0, sizeof *made - AF_LINE + references * sizeof(af_off));
   atomic_store_explicit(&made->state, af_state_of(client, phase), memory_order_relaxed);
   AF_POINT(client, 700);
-  made->block.kind = AF_KIND_CELL;
+  af_block_become(&made->block, AF_KIND_CELL);
   return AF_OK;
 }
 

@@ -1,18 +1,21 @@
 /* coroner.h - settles what a dead process leaves; called by the node, after it has seen the process end.
  *
- * In this order, each step repeatable: slot DEAD; its locks cleared; its token and blocked marks taken back; its lanes
- * orphaned; the operation it died in finished (followers served); each call that it had STARTED failed with `error`
- * (with its return cells), or handed to `retry` first; its holds dropped; its boards freed; its spans adopted; when it
- * died inside an operation, a recount (audit.h). Then the slot is FREE with the next epoch.
- * Other clients run on meanwhile. */
+ * In this order, each step repeatable: slot DEAD; the operation it died in finished (followers served, a call between two
+ * lists sent on), before its locks are cleared, because an entry that it was taking stays where it is as long as it has
+ * the lock; its locks cleared, its lanes orphaned; each call that it had STARTED failed with `error` (with its return
+ * cells); its marks as a reader taken back; its holds dropped; its boards free for the slot's next process; its spans
+ * adopted; when it died inside an operation, a recount (audit.h). Then the slot is FREE with the next epoch.
+ * Unread calls stay where they are, for another reader. Other clients run on meanwhile. */
 #ifndef AF_CORONER_H
 #define AF_CORONER_H
 #include "af.h"
 
-struct af_settlement { uint32_t calls_failed, holds_dropped, lanes_orphaned, inside_operation, repaired; };
-/* `error`: an AF_KIND_BYTES block for calls it had started, 0: none is expected to be there. */
+struct af_settlement { uint32_t calls_failed, holds_dropped, lanes_orphaned, inside_operation, repaired, recount_owed; };
+/* `error`: an AF_KIND_BYTES block for calls it had started, 0: none is expected to be there. AF_STALE: (slot, epoch) is
+ * no process. AF_BUSY: no memory to send a call on; again later. `recount_owed`: another was inside an operation all the
+ * time (stopped, perhaps): counts may be too high until the next af_audit_run with repair. */
 int af_coroner_settle(struct af_client *node, uint32_t slot, uint32_t epoch, af_off error, uint8_t format,
                       struct af_settlement *settlement);
 /* A process that holds a lock for longer than limit_ns: its slot index, or -1. */
-int af_coroner_overdue(const struct af_client *node, uint64_t limit_ns);
+int af_coroner_overdue(struct af_client *node, uint64_t limit_ns);
 #endif

@@ -56,7 +56,7 @@ static int lane_create(struct af_client *client, af_off mailbox, uint16_t depth,
   made->credit = AF_AT(client, struct af_mailbox, mailbox)->credit;
   made->head_chunk = made->tail_chunk = chunk;
   AF_POINT(client, 601);
-  made->block.kind = AF_KIND_LANE;
+  af_block_become(&made->block, AF_KIND_LANE);
   return AF_OK;
 }
 
@@ -69,7 +69,7 @@ static int page_next(struct af_client *client, struct af_lane_page **page) {
       return status;
     struct af_lanes_block *block = AF_AT(client, struct af_lanes_block, made);
     memset(&block->page, 0, sizeof block->page);
-    block->block.kind = AF_KIND_LANES;
+    af_block_become(&block->block, AF_KIND_LANES);
     AF_POINT(client, 602);
     if (atomic_compare_exchange_strong_explicit(&(*page)->next, &next, made, memory_order_acq_rel,
                                                 memory_order_acquire))

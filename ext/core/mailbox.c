@@ -33,7 +33,7 @@ int af_mailbox_create(struct af_client *client, uint8_t flags, uint32_t job, uin
   made->block.flags = flags;
   made->job = job;
   made->credit = credit;
-  made->block.kind = AF_KIND_MAILBOX; /* owns nothing before this */
+  af_block_become(&made->block, AF_KIND_MAILBOX); /* owns nothing before this */
   return AF_OK;
 }
 

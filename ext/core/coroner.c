@@ -1,0 +1,338 @@
+/* coroner.c - settles what a dead process leaves; see coroner.h. */
+#include "coroner.h"
+
+#include <time.h>
+
+#include "audit.h"
+#include "block.h"
+#include "cell.h"
+#include "extent.h"
+#include "heap.h"
+#include "mailbox.h"
+#include "points.h"
+#include "slot.h"
+#include "wait.h"
+
+#define RECOUNT_TRIES 3u
+#define OVERDUE_LOOKS 4
+#define OVERDUE_PAUSE_NS 500000
+
+struct settling {
+  struct af_client *node;
+  struct af_slot *slot;
+  uint32_t index, epoch;
+  af_off error;
+  uint8_t format;
+  struct af_settlement *settlement;
+};
+
+static struct af_cell *cell_at(const struct af_client *client, af_off cell) {
+  return AF_AT(client, struct af_cell, cell);
+}
+static uint32_t epoch_next(uint32_t epoch) { return epoch + 1 == 0 ? 1 : epoch + 1; }
+static bool is_live(const struct af_client *node, af_off block, uint8_t kind) {
+  return block != 0 && af_block_is_live(node, block) && AF_AT(node, struct af_block, block)->kind == kind;
+}
+
+/* Its state: this phase, by the dead. */
+static bool is_of_dead(const struct settling *settling, af_off cell, enum af_phase phase) {
+  uint64_t state = atomic_load_explicit(&cell_at(settling->node, cell)->state, memory_order_seq_cst);
+  uint64_t of_dead = (uint64_t)settling->epoch << 32 | (uint64_t)settling->index << 16 | (uint64_t)phase;
+  return (state & ~(uint64_t)AF_STATE_SLEEPER) == of_dead;
+}
+
+/* ---- calls it had begun ---- */
+
+/* A cell that it had begun to settle, or made DONE without serving what follows. */
+static void cell_close(struct settling *settling, af_off cell) {
+  uint64_t state = atomic_load_explicit(&cell_at(settling->node, cell)->state, memory_order_acquire);
+  if (is_of_dead(settling, cell, AF_DONE))
+    af_cell_finish(settling->node, cell);
+  else if (is_of_dead(settling, cell, AF_STARTED))
+    af_cell_fail(settling->node, cell, state, settling->error, settling->format);
+}
+
+/* Return cells first, as af_cell_settle does: they are found through the call only while it is not done. */
+static void call_close(struct settling *settling, af_off call) {
+  struct af_cell *of = cell_at(settling->node, call);
+  if (is_of_dead(settling, call, AF_STARTED)) {
+    uint32_t returns = of->returns < of->references ? of->returns : of->references;
+    for (uint32_t i = of->references - returns; i < of->references; i++) {
+      af_off result = af_cell_references(settling->node, call)[i];
+      if (is_live(settling->node, result, AF_KIND_CELL))
+        cell_close(settling, result);
+    }
+    settling->settlement->calls_failed++;
+  }
+  cell_close(settling, call);
+}
+
+/* ---- the operation it died in ---- */
+
+/* Whether the call got where it was going cannot be told: a second entry is sent after it. From `pinned` on its
+ * references stay, so that the second entry can be moved along them whatever the first one does. */
+static int call_resume(struct settling *settling, af_off call) {
+  struct af_client *node = settling->node;
+  af_off entry;
+  atomic_store_explicit(&cell_at(node, call)->pinned, 1, memory_order_seq_cst); /* SYNC POINT pin */
+  uint64_t phase = atomic_load_explicit(&cell_at(node, call)->state, memory_order_seq_cst) & AF_STATE_PHASE;
+  if (phase != AF_WAITING && phase != AF_UNREAD) {
+    call_close(settling, call);
+    return AF_OK;
+  }
+  if (af_heap_allocate(node, sizeof(struct af_follower), AF_KIND_FOLLOWER, AF_CONTROL, &entry) != AF_OK)
+    return AF_BUSY;
+  af_block_hold(node, call);
+  AF_AT(node, struct af_follower, entry)->dependent = call;
+  af_cell_advance(node, entry);
+  return AF_OK;
+}
+
+static int dependent_settle(struct settling *settling) {
+  struct af_slot *slot = settling->slot;
+  af_off call = atomic_load_explicit(&slot->op_dependent, memory_order_acquire);
+  uint32_t generation = atomic_load_explicit(&slot->op_generation, memory_order_relaxed);
+  if (call != 0 && af_block_revive(settling->node, call, generation, AF_KIND_CELL) == AF_OK) {
+    int status = call_resume(settling, call);
+    af_block_drop(settling->node, call);
+    if (status != AF_OK)
+      return status;
+  }
+  atomic_store_explicit(&slot->op_dependent, 0, memory_order_relaxed);
+  return AF_OK;
+}
+
+static void pending_settle(struct settling *settling) {
+  struct af_client *node = settling->node;
+  _Atomic uint64_t *pending = &settling->slot->op_pending;
+  af_off entry;
+  while ((entry = atomic_load_explicit(pending, memory_order_acquire)) != 0 && af_block_is_live(node, entry)) {
+    af_off next = atomic_load_explicit(&AF_AT(node, struct af_block, entry)->next, memory_order_relaxed);
+    call_close(settling, af_entry_call(node, entry));
+    atomic_store_explicit(pending, next, memory_order_relaxed);
+    af_block_drop(node, entry);
+  }
+  atomic_store_explicit(pending, 0, memory_order_relaxed);
+}
+
+static int operation_settle(struct settling *settling) {
+  struct af_slot *slot = settling->slot;
+  af_off cell = atomic_load_explicit(&slot->op_cell, memory_order_acquire);
+  int status = dependent_settle(settling);
+  if (status != AF_OK)
+    return status;
+  if (is_live(settling->node, cell, AF_KIND_CELL))
+    call_close(settling, cell);
+  atomic_store_explicit(&slot->op_cell, 0, memory_order_relaxed);
+  pending_settle(settling);
+  return AF_OK;
+}
+
+/* ---- mailboxes ---- */
+
+typedef void (*mailbox_visit)(void *context, struct af_client *node, af_off mailbox);
+
+/* Every live mailbox; each is counted while it is visited. They all lie in spans of one class. */
+static void each_mailbox(struct af_client *node, mailbox_visit visit, void *context) {
+  uint32_t class_index = 0;
+  while (af_class_bytes[class_index] < sizeof(struct af_mailbox))
+    class_index++;
+  for (uint32_t i = 0; i < node->header->span_count; i++) {
+    struct af_span *span = af_span_at(node, i);
+    uint64_t owner = atomic_load_explicit(&span->owner, memory_order_acquire);
+    if (owner == 0 || af_span_class(owner) != class_index)
+      continue;
+    uint32_t fresh = atomic_load_explicit(&span->fresh, memory_order_acquire);
+    for (uint32_t j = 0; j < fresh && j < AF_SPAN / af_class_bytes[class_index]; j++) {
+      af_off block = af_span_start(node, i) + (af_off)j * af_class_bytes[class_index];
+      uint32_t generation = __atomic_load_n(&AF_AT(node, struct af_block, block)->generation, __ATOMIC_RELAXED);
+      if (af_block_revive(node, block, generation, AF_KIND_MAILBOX) != AF_OK)
+        continue;
+      visit(context, node, block);
+      af_block_drop(node, block);
+    }
+  }
+}
+
+static uint32_t page_orphan(struct settling *settling, struct af_lane_page *page) {
+  uint32_t orphaned = 0;
+  for (uint32_t i = 0; i < AF_PAGE_LANES; i++) {
+    af_off at = atomic_load_explicit(&page->lanes[i], memory_order_acquire);
+    struct af_lane *lane = AF_AT(settling->node, struct af_lane, at);
+    if (at == 0 || lane->slot != settling->index || lane->epoch != settling->epoch ||
+        atomic_load_explicit(&lane->orphan, memory_order_acquire))
+      continue; /* an orphan may be freed by its reader at any time */
+    atomic_store_explicit(&lane->orphan, 1, memory_order_release);
+    atomic_fetch_or_explicit(&page->mail, 1ull << i, memory_order_seq_cst); /* so that its reader looks at it */
+    orphaned++;
+  }
+  return orphaned;
+}
+
+static void hints_clear(const struct settling *settling, struct af_mailbox *mailbox) {
+  uint64_t spinner = settling->index + 1u;
+  af_watch listener = atomic_load_explicit(&mailbox->listener, memory_order_relaxed);
+  atomic_compare_exchange_strong_explicit(&mailbox->spinner, &spinner, 0, memory_order_relaxed, memory_order_relaxed);
+  if (listener >> 32 == af_watch_make((uint16_t)settling->index, settling->epoch, 0, 0) >> 32)
+    atomic_compare_exchange_strong_explicit(&mailbox->listener, &listener, 0, memory_order_relaxed,
+                                            memory_order_relaxed);
+}
+
+static void mailbox_settle(void *context, struct af_client *node, af_off mailbox) {
+  struct settling *settling = context;
+  struct af_mailbox *of = AF_AT(node, struct af_mailbox, mailbox);
+  uint64_t lock = (uint64_t)settling->epoch << 32 | (settling->index + 1u);
+  bool locked = atomic_compare_exchange_strong_explicit(&of->lock, &lock, 0, memory_order_acq_rel,
+                                                        memory_order_relaxed); /* SYNC POINT reader-lock */
+  uint32_t orphaned = page_orphan(settling, &of->page);
+  hints_clear(settling, of);
+  for (af_off page = atomic_load_explicit(&of->page.next, memory_order_acquire); page != 0;) {
+    struct af_lanes_block *block = AF_AT(node, struct af_lanes_block, page);
+    orphaned += page_orphan(settling, &block->page);
+    page = atomic_load_explicit(&block->page.next, memory_order_acquire);
+  }
+  settling->settlement->lanes_orphaned += orphaned;
+  if ((locked || orphaned > 0) && af_mailbox_has_mail(node, mailbox))
+    af_mailbox_ring(node, mailbox);
+}
+
+/* ---- holds, marks, boards ---- */
+
+static void started_fail(struct settling *settling) {
+  struct af_client *node = settling->node;
+  af_off chunk = atomic_load_explicit(&settling->slot->holds, memory_order_acquire);
+  while (is_live(node, chunk, AF_KIND_HOLDS)) {
+    struct af_holds *holds = AF_AT(node, struct af_holds, chunk);
+    for (uint32_t i = 0; i < holds->capacity; i++) {
+      af_off block = atomic_load_explicit(&holds->entries[i], memory_order_relaxed);
+      if (is_live(node, block, AF_KIND_CELL) && is_of_dead(settling, block, AF_STARTED))
+        call_close(settling, block);
+    }
+    chunk = atomic_load_explicit(&holds->next_chunk, memory_order_relaxed);
+  }
+}
+
+static uint32_t mark_take(_Atomic uint32_t *mark) { return atomic_exchange_explicit(mark, 0, memory_order_relaxed); }
+
+/* Its marks say what to take back, unless it died between a mark and its sum. */
+static void marks_take_back(struct settling *settling) {
+  struct af_slot *slot = settling->slot;
+  af_off mailbox = atomic_load_explicit(&slot->serving, memory_order_acquire);
+  bool inside = settling->settlement->inside_operation;
+  if (!inside && mailbox == 0)
+    return;
+  atomic_store_explicit(&slot->serving, 0, memory_order_relaxed);
+  uint32_t token = mark_take(&slot->token), blocked = mark_take(&slot->blocked);
+  if (!is_live(settling->node, mailbox, AF_KIND_MAILBOX))
+    return;
+  struct af_mailbox *of = AF_AT(settling->node, struct af_mailbox, mailbox);
+  if (inside && af_mailbox_recount(settling->node, mailbox) == AF_OK)
+    return;
+  atomic_fetch_sub_explicit(&of->executing, token, memory_order_seq_cst);
+  atomic_fetch_sub_explicit(&of->blocked, blocked, memory_order_relaxed);
+  atomic_fetch_sub_explicit(&of->readers, 1, memory_order_relaxed);
+  if (af_mailbox_has_mail(settling->node, mailbox))
+    af_mailbox_ring(settling->node, mailbox);
+}
+
+static void boards_free(struct settling *settling) {
+  for (uint32_t i = 0; i < AF_BOARDS; i++) {
+    af_off board = atomic_load_explicit(&settling->slot->boards[i], memory_order_relaxed);
+    if (is_live(settling->node, board, AF_KIND_BOARD))
+      atomic_store_explicit(&AF_AT(settling->node, struct af_board, board)->epoch, 0, memory_order_release);
+  }
+}
+
+static void recount(struct settling *settling) {
+  struct af_audit audit;
+  int status = af_audit_run(settling->node, true, RECOUNT_TRIES, &audit);
+  settling->settlement->repaired = (uint32_t)audit.repaired;
+  settling->settlement->recount_owed = status != AF_OK || !audit.consistent;
+}
+
+/* ---- */
+
+static int slot_bury(struct af_slot *slot, uint32_t epoch) {
+  uint64_t dead = af_slot_word(epoch, AF_SLOT_DEAD), seen = af_slot_word(epoch, AF_SLOT_LIVE);
+  if (atomic_compare_exchange_strong_explicit(&slot->owner, &seen, dead, memory_order_acq_rel, memory_order_acquire) ||
+      seen == dead)
+    return AF_OK;
+  seen = af_slot_word(epoch, AF_SLOT_RESERVED); /* died before it took its slot: a forked child */
+  return atomic_compare_exchange_strong_explicit(&slot->owner, &seen, dead, memory_order_acq_rel,
+                                                 memory_order_acquire)
+             ? AF_OK
+             : AF_STALE;
+}
+
+static int settle(struct settling *settling) {
+  struct af_client *node = settling->node;
+  int status = operation_settle(settling);
+  if (status != AF_OK)
+    return status;
+  af_extent_unlock_dead(node, settling->index, settling->epoch);
+  each_mailbox(node, mailbox_settle, settling);
+  started_fail(settling);
+  marks_take_back(settling);
+  settling->settlement->holds_dropped = af_slot_drop_holds(node, settling->index);
+  boards_free(settling);
+  af_heap_adopt(node, settling->index, settling->epoch);
+  return AF_OK;
+}
+
+int af_coroner_settle(struct af_client *node, uint32_t slot, uint32_t epoch, af_off error, uint8_t format,
+                      struct af_settlement *settlement) {
+  *settlement = (struct af_settlement){0};
+  if (slot >= node->header->slot_count)
+    return AF_BAD;
+  struct af_slot *of = af_slot_at(node, slot);
+  struct settling settling = {node, of, slot, epoch, error, format, settlement};
+  if (slot_bury(of, epoch) != AF_OK)
+    return AF_STALE;
+  settlement->inside_operation = atomic_load_explicit(&of->op, memory_order_acquire) != 0;
+  uint32_t outer = af_op_begin(node, AF_OP_SETTLE);
+  int status = settle(&settling);
+  af_op_end(node, outer);
+  if (status != AF_OK)
+    return status;
+  if (settlement->inside_operation)
+    recount(&settling);
+  atomic_store_explicit(&of->op, 0, memory_order_relaxed);
+  atomic_store_explicit(&of->owner, af_slot_word(epoch_next(epoch), AF_SLOT_FREE), memory_order_release);
+  return AF_OK;
+}
+
+/* ---- overdue locks ---- */
+
+struct overdue { uint64_t now_ns, limit_ns; int slot; };
+
+/* Held by the same taker all the while: a lock that comes and goes has a new time each time. */
+static bool stays(const _Atomic uint64_t *lock, const _Atomic uint64_t *since, uint64_t holder, uint64_t since_ns) {
+  struct timespec pause = {.tv_nsec = OVERDUE_PAUSE_NS};
+  for (int i = 0; i < OVERDUE_LOOKS; i++) {
+    nanosleep(&pause, NULL);
+    if (atomic_load_explicit(lock, memory_order_acquire) != holder ||
+        atomic_load_explicit(since, memory_order_relaxed) != since_ns)
+      return false;
+  }
+  return true;
+}
+
+static void lock_look(struct overdue *overdue, const _Atomic uint64_t *lock, const _Atomic uint64_t *since) {
+  uint64_t holder = atomic_load_explicit(lock, memory_order_acquire);
+  uint64_t since_ns = atomic_load_explicit(since, memory_order_relaxed);
+  if (holder != 0 && overdue->slot < 0 && since_ns + overdue->limit_ns < overdue->now_ns &&
+      stays(lock, since, holder, since_ns))
+    overdue->slot = (int)(uint32_t)holder - 1;
+}
+
+static void mailbox_look(void *context, struct af_client *node, af_off mailbox) {
+  struct af_mailbox *of = AF_AT(node, struct af_mailbox, mailbox);
+  lock_look(context, &of->lock, &of->locked_ns);
+}
+
+int af_coroner_overdue(struct af_client *node, uint64_t limit_ns) {
+  struct overdue overdue = {af_now_ns(), limit_ns, -1};
+  lock_look(&overdue, &node->header->extent_lock, &node->header->extent_locked_ns);
+  each_mailbox(node, mailbox_look, &overdue);
+  return overdue.slot;
+}
