@@ -249,3 +249,7 @@ def table(found: list[NodeFacts]) -> Table:
 
 def main() -> None:
     app()
+
+
+if __name__ == "__main__":
+    main()
