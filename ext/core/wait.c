@@ -1,4 +1,4 @@
-/* wait.c - clocks, spins, futexes and notice boards; see wait.h. */
+/* wait.c - spins, futexes and notice boards; see wait.h. */
 #include "wait.h"
 
 #include <errno.h>
@@ -22,12 +22,6 @@
 
 #define YIELD_CROWDED_NS 20000ull /* a yield that takes longer gave the CPU to someone: more are runnable than CPUs */
 #define SPIN_BURST 20u
-
-uint64_t af_now_ns(void) {
-  struct timespec now;
-  clock_gettime(CLOCK_MONOTONIC, &now);
-  return (uint64_t)now.tv_sec * 1000000000ull + (uint64_t)now.tv_nsec;
-}
 
 uint64_t af_sleep_limit(uint64_t timeout_ns) {
   return timeout_ns < AF_SLEEP_MS * 1000000ull ? timeout_ns : AF_SLEEP_MS * 1000000ull;
