@@ -137,7 +137,15 @@ void af_mailbox_mail(struct af_client *client, af_off mailbox, af_off place);
 int af_mailbox_recount(struct af_client *node, af_off mailbox);
 void af_mailbox_ring(struct af_client *client, af_off mailbox); /* wakes a reader, as a push does */
 
-/* Between mailbox.c, lane.c and capacity.c, for the reader that holds the lock. */
+static inline bool af_mailbox_is_shared(const struct af_mailbox *mailbox) {
+  return mailbox->block.flags & AF_MAILBOX_SHARED;
+}
+/* First of the ready list, whether closed or not. */
+static inline af_off af_mailbox_ready_first(af_off ready) { return ready & ~(af_off)1; }
+/* Whether a take could succeed now; a closed mailbox lets its reader through, to be told so. [no GIL] */
+bool af_mailbox_may_take(const struct af_client *client, af_off mailbox);
+
+/* Between reader.c, lane.c, capacity.c and mailbox.c. The lane functions: for the reader that holds the lock. */
 /* The lane's next call, or 0 when it has none. */
 af_off af_lane_head(struct af_client *client, af_off lane);
 /* Steps over the head (there is one): drops the lane's count of it, frees a chunk that is through, tells a writer that waits. */
