@@ -142,6 +142,11 @@ int af_cell_submit(struct af_client *client, af_off lane, af_off cell) {
 
 /* ---- results ---- */
 
+static bool is_own(const struct af_client *client, const struct af_cell *of) {
+  uint64_t state = atomic_load_explicit(&of->state, memory_order_acquire);
+  return without_sleeper(state) == af_state_of(client, AF_STARTED) || phase_of(state) == AF_EXPECTED;
+}
+
 /* Whoever may still want a return cell finds it through the references. */
 static bool returns_done(const struct af_client *client, af_off cell) {
   const struct af_cell *of = cell_at(client, cell);
@@ -195,6 +200,8 @@ int af_cell_result_begin(struct af_client *client, af_off cell, uint32_t referen
   struct af_cell *of = cell_at(client, cell);
   uint64_t room = room_for(references, bytes);
   *block = 0;
+  if (!is_own(client, of))
+    return AF_FENCED;
   if (room > of->block.capacity - sizeof *of || (of->references > 0 && !may_drop_references(client, cell)))
     return result_block(client, references, room, block, where);
   if (of->references > 0)
@@ -213,11 +220,6 @@ static int done_set(struct af_client *client, struct af_cell *of) {
                                               memory_order_seq_cst, memory_order_acquire))
       return AF_OK;
   return AF_FENCED;
-}
-
-static bool is_own(const struct af_client *client, const struct af_cell *of) {
-  uint64_t state = atomic_load_explicit(&of->state, memory_order_acquire);
-  return without_sleeper(state) == af_state_of(client, AF_STARTED) || phase_of(state) == AF_EXPECTED;
 }
 
 static void done_finish(struct af_client *client, af_off cell) {
