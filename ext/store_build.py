@@ -28,23 +28,24 @@ struct af_store_slot {
 int af_slot_reserve(struct af_client *client, uint32_t role, uint32_t job, uint32_t *index, uint32_t *epoch);
 void af_slot_unreserve(struct af_client *client, uint32_t index, uint32_t epoch);
 int af_store_slot_read(struct af_client *client, uint32_t index, struct af_store_slot *facts);
+int32_t af_store_slot_next(struct af_client *client, uint32_t from, uint32_t role);
 int af_store_slot_ask_leave(struct af_client *client, uint32_t index, uint32_t epoch, bool leave);
 
 /* mailboxes */
 struct af_mailbox_facts { uint64_t depth; uint32_t allowed, active, readers, blocked, sleepers, closed, abandoned, lanes; };
 void af_mailbox_facts(const struct af_client *client, af_off mailbox, struct af_mailbox_facts *facts);
 uint32_t af_mailbox_allow(struct af_client *node, af_off mailbox, uint32_t allowed);
-void af_mailbox_close(struct af_client *node, af_off mailbox, af_off error);
+int af_mailbox_close(struct af_client *node, af_off mailbox, af_off error, uint8_t format);
 void af_store_mailbox_rouse(struct af_client *client, af_off mailbox);
 int af_block_find(const struct af_client *client, af_off block, uint32_t generation, uint8_t kind);
-void af_block_drop(struct af_client *client, af_off block);
-int af_store_error_create(struct af_client *client, const uint8_t *data, uint32_t bytes, af_off *block);
+int af_store_error_create(struct af_client *client, const uint8_t *data, uint32_t bytes, af_off *block, uint32_t *hold);
+void af_hold_drop(struct af_client *client, uint32_t index);
 
 /* coroner */
-struct af_settlement { uint32_t calls_failed, holds_dropped, lanes_orphaned, inside_operation, repaired; };
+struct af_settlement { uint32_t calls_failed, holds_dropped, lanes_orphaned, inside_operation, repaired, recount_owed; };
 int af_coroner_settle(struct af_client *node, uint32_t slot, uint32_t epoch, af_off error, uint8_t format,
                       struct af_settlement *settlement);
-int af_coroner_overdue(const struct af_client *node, uint64_t limit_ns);
+int af_coroner_overdue(struct af_client *node, uint64_t limit_ns);
 
 /* audit */
 struct af_audit {
@@ -85,6 +86,7 @@ SOURCE = """
 #include "extent.h"
 #include "heap.h"
 #include "mailbox.h"
+#include "points.h"
 #include "segment.h"
 #include "slot.h"
 #include "wait.h"
@@ -126,6 +128,16 @@ static int af_store_slot_read(struct af_client *client, uint32_t index, struct a
   return AF_OK;
 }
 
+/* The first slot from `from` on that is not free and whose process has that role; -1: none. */
+static int32_t af_store_slot_next(struct af_client *client, uint32_t from, uint32_t role) {
+  for (uint32_t index = from; index < client->header->slot_count; index++) {
+    struct af_slot *slot = af_slot_at(client, index);
+    uint64_t owner = atomic_load_explicit(&slot->owner, memory_order_acquire);
+    if ((owner & 0xff) != AF_SLOT_FREE && slot->role == role) return (int32_t)index;
+  }
+  return -1;
+}
+
 /* Only while (slot, epoch) is that process: a late request must not reach its successor. */
 static int af_store_slot_ask_leave(struct af_client *client, uint32_t index, uint32_t epoch, bool leave) {
   if (index >= client->header->slot_count) return AF_BAD;
@@ -141,18 +153,22 @@ static void af_store_mailbox_rouse(struct af_client *client, af_off mailbox) {
   af_futex_wake(&box->bell, INT_MAX);
 }
 
-/* The shared value of calls that end because of a death: an AF_KIND_BYTES block, count 1 (the caller's). */
-static int af_store_error_create(struct af_client *client, const uint8_t *data, uint32_t bytes, af_off *block) {
+/* The shared value of calls that end because of a death: an AF_KIND_BYTES block, held by this process. */
+static int af_store_error_create(struct af_client *client, const uint8_t *data, uint32_t bytes, af_off *block,
+                                 uint32_t *hold) {
+  uint32_t outer = af_op_begin(client, AF_OP_CREATE);
   int status = af_heap_allocate(client, (uint32_t)sizeof(struct af_object) + bytes, AF_KIND_BYTES, AF_CONTROL, block);
-  if (status != AF_OK) return status;
-  struct af_object *object = AF_AT(client, struct af_object, *block);
-  object->bytes = bytes;
-  object->references = 0;
-  object->buffers = 0;
-  object->pickle_offset = sizeof(struct af_object);
-  object->pickle_bytes = bytes;
-  memcpy(object + 1, data, bytes);
-  return AF_OK;
+  if (status == AF_OK) {
+    struct af_object *object = AF_AT(client, struct af_object, *block);
+    object->bytes = object->pickle_bytes = bytes;
+    object->references = object->buffers = 0;
+    object->pickle_offset = sizeof(struct af_object);
+    memcpy(object + 1, data, bytes);
+    status = af_hold_record(client, *block, hold);
+    if (status != AF_OK) af_block_drop(client, *block);
+  }
+  af_op_end(client, outer);
+  return status;
 }
 
 static void af_store_segment_read(const struct af_client *client, struct af_store_segment *facts) {

@@ -96,6 +96,7 @@ class Settlement(NamedTuple):
     lanes_orphaned: int
     inside_operation: bool
     repaired: int
+    recount_owed: bool
 
 
 class Audit(NamedTuple):
@@ -170,12 +171,12 @@ class Store:
             serving=facts.serving,
         )
 
-    def slots(self) -> Iterator[SlotFacts]:
-        """Every slot that is not free, in order."""
-        for index in range(self.segment().slot_count):
-            facts = self.slot(index)
-            if facts.state is not SlotState.FREE:
-                yield facts
+    def slots(self, role: Role) -> Iterator[SlotFacts]:
+        """Every slot of a role that is not free, in order."""
+        index = lib.af_store_slot_next(self._client, 0, role)
+        while index >= 0:
+            yield self.slot(index)
+            index = lib.af_store_slot_next(self._client, index + 1, role)
 
     def ask_to_leave(self, slot: int, epoch: int, *, leave: bool = True) -> bool:
         """Asks the process to leave its task queue after this task, or takes that back. False: it is gone."""
@@ -210,7 +211,8 @@ class Store:
         """Ends a mailbox: no more pushes, and each call that waits in it gets `error` (ERROR bytes)."""
         offset = self._mailbox(mailbox)
         with _Error(self._client, error) as block:
-            lib.af_mailbox_close(self._client, offset, block)
+            status = lib.af_mailbox_close(self._client, offset, block, _FORMAT_ERROR)
+        _check(status, f"closing mailbox {offset:#x}")
 
     def _mailbox(self, name: Name) -> int:
         offset, generation = name
@@ -232,6 +234,7 @@ class Store:
             lanes_orphaned=settlement.lanes_orphaned,
             inside_operation=bool(settlement.inside_operation),
             repaired=settlement.repaired,
+            recount_owed=bool(settlement.recount_owed),
         )
 
     def overdue(self, limit_s: float) -> int | None:
@@ -294,32 +297,16 @@ class _Error:
 
     def __init__(self, client: object, data: bytes) -> None:
         self._client = client
-        block = ffi.new("af_off *")
-        _check(lib.af_store_error_create(client, data, len(data), block), "making an error value")
-        self._block = block[0]
+        block, hold = ffi.new("af_off *"), ffi.new("uint32_t *")
+        status = lib.af_store_error_create(client, data, len(data), block, hold)
+        _check(status, "making an error value")
+        self._block, self._hold = block[0], hold[0]
 
     def __enter__(self) -> int:
         return int(self._block)
 
     def __exit__(self, *_: object) -> None:
-        lib.af_block_drop(self._client, self._block)
-
-
-def subreaper() -> None:
-    """Makes this process adopt the orphans among its descendants, so that it can end them."""
-    if lib.af_store_subreaper() != 0:
-        raise OSError(ffi.errno, "prctl(PR_SET_CHILD_SUBREAPER) failed")
-
-
-def die_with_parent(signal: int) -> None:
-    """Has the kernel send `signal` to this process when the thread that forked it ends."""
-    if lib.af_store_die_with_parent(signal) != 0:
-        raise OSError(ffi.errno, "prctl(PR_SET_PDEATHSIG) failed")
-
-
-def has_futex() -> bool:
-    """Whether the kernel lets this process use futexes."""
-    return bool(lib.af_store_has_futex())
+        lib.af_hold_drop(self._client, self._hold)
 
 
 def _check(status: int, what: str) -> None:
