@@ -212,14 +212,26 @@ static bool arena_advance(struct af_client *client, uint32_t class_index, uint32
   return false;
 }
 
+/* No room: look at all spans of the class, then give back what is empty in the other classes and take from that. */
+static int arena_squeeze(struct af_client *client, uint32_t class_index, enum af_budget budget) {
+  struct af_arena *arena = &client->arenas[class_index];
+  if (arena_advance(client, class_index, arena->owned))
+    return arena->span;
+  af_heap_trim(client);
+  return span_take(client, class_index, budget);
+}
+
 static int arena_refill(struct af_client *client, uint32_t class_index, enum af_budget budget) {
   struct af_arena *arena = &client->arenas[class_index];
   if (arena_advance(client, class_index, LOOK_MOST))
     return AF_OK;
   int32_t index = span_take(client, class_index, budget);
   if (index < 0)
-    return arena_advance(client, class_index, arena->owned) ? AF_OK : AF_FULL;
-  ring_insert(client, arena, arena->span, index);
+    index = arena_squeeze(client, class_index, budget);
+  if (index < 0)
+    return AF_FULL;
+  if (af_span_at(client, (uint32_t)index)->next_owned < 0)
+    ring_insert(client, arena, arena->span, index);
   arena->span = index;
   return AF_OK;
 }
