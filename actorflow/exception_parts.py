@@ -23,8 +23,10 @@ def own_state(error: BaseException) -> dict[str, Any]:
     for kind in type(error).__mro__:
         for name, member in vars(kind).items():
             if isinstance(member, _ATTRIBUTE_OF_C) and name not in _LEFT_OUT and not name.startswith("__"):
-                with contextlib.suppress(AttributeError):  # never set
-                    state[name] = member.__get__(error)
+                with contextlib.suppress(AttributeError):  # a slot that was never set
+                    value = member.__get__(error)
+                    if value is not None or kind.__flags__ & _HEAP_TYPE:  # None in C: never set
+                        state[name] = value
     return state | vars(error)
 
 

@@ -21,7 +21,7 @@ _DATE_KINDS = "mM"  # no buffer format has these: they go as integers
 def reduce_array(array: np.ndarray[Any, Any]) -> Any:
     """What __reduce__ returns for an array: its data as a buffer, or as bytes if it is short."""
     dtype = array.dtype
-    if dtype.hasobject or not array.nbytes:
+    if dtype.hasobject or not dtype.itemsize:
         return array.__reduce_ex__(pickle.HIGHEST_PROTOCOL)
     order: Literal["C", "F"] = "C"
     if not array.flags.c_contiguous:

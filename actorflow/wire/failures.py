@@ -100,16 +100,12 @@ def _frozen(error: BaseException | None, depth: int) -> list[Any] | None:
     """An exception and its chain as plain data; None where it cannot be pickled, or is too deep."""
     if error is None or depth == 0:
         return None
+    return _guarded(lambda: [*_pickled(error, depth), *_frozen_chain(error, depth - 1)], None)
+
+
+def _frozen_chain(error: BaseException, depth: int) -> tuple[list[Any] | None, list[Any] | None, bool]:
     context = None if error.__suppress_context__ else error.__context__
-    return _guarded(
-        lambda: [
-            *_pickled(error, depth),
-            _frozen(error.__cause__, depth - 1),
-            _frozen(context, depth - 1),
-            error.__suppress_context__,
-        ],
-        None,
-    )
+    return _frozen(error.__cause__, depth), _frozen(context, depth), error.__suppress_context__
 
 
 def _thawed(frozen: list[Any] | None) -> BaseException | None:

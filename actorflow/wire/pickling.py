@@ -217,6 +217,12 @@ def register_reference(kind: type, reducer: ReferenceReducer) -> None:
     _reducers_changed()
 
 
+def deregister_reference(kind: type) -> None:
+    """Forgets that instances of `kind` are references; without a registration this does nothing."""
+    _reference_reducers.pop(kind, None)
+    _reducers_changed()
+
+
 def has_reducer(kind: type) -> bool:
     """Whether instances of exactly `kind` are pickled by a registered function."""
     return kind in _custom_reducers or kind in _reference_reducers or kind in copyreg.dispatch_table
