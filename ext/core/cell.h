@@ -91,7 +91,8 @@ int af_cell_expected_create(struct af_client *client, uint32_t reserve, af_off *
 
 /* Where an executor writes a result of `references` and `bytes`: into the cell when it fits (its references are dropped
  * first; therefore return cells are completed before the call), else into a new AF_KIND_BYTES block (count 1, the
- * caller's). The address is for the references (each counted by the caller), the bytes follow. */
+ * caller's). The address is for the references (each counted by the caller), the bytes follow. AF_FENCED: the cell is
+ * not this client's to complete. */
 int af_cell_result_begin(struct af_client *client, af_off cell, uint32_t references, uint32_t bytes, af_off *block,
                          uint8_t **where);
 /* Links the result (block 0: in the cell) and makes the cell DONE; wakes, rings, serves dependents. From STARTED by
