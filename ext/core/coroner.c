@@ -159,20 +159,27 @@ static uint32_t page_orphan(struct settling *settling, struct af_lane_page *page
   for (uint32_t i = 0; i < AF_PAGE_LANES; i++) {
     af_off at = atomic_load_explicit(&page->lanes[i], memory_order_acquire);
     struct af_lane *lane = AF_AT(settling->node, struct af_lane, at);
-    if (at == 0 || lane->slot != settling->index || lane->epoch != settling->epoch ||
-        atomic_load_explicit(&lane->orphan, memory_order_acquire))
-      continue; /* an orphan may be freed by its reader at any time */
-    atomic_store_explicit(&lane->orphan, 1, memory_order_release);
+    if (at == 0 || lane->slot != settling->index || lane->epoch != settling->epoch)
+      continue;
+    if (!atomic_load_explicit(&lane->orphan, memory_order_acquire)) { /* an orphan may be freed at any time */
+      atomic_store_explicit(&lane->orphan, 1, memory_order_release);
+      orphaned++;
+    }
     atomic_fetch_or_explicit(&page->mail, 1ull << i, memory_order_seq_cst); /* so that its reader looks at it */
-    orphaned++;
   }
   return orphaned;
 }
 
+/* Who was woken may have died before it looked: another is to be woken. */
 static void hints_clear(const struct settling *settling, struct af_mailbox *mailbox) {
   uint64_t spinner = settling->index + 1u;
   af_watch listener = atomic_load_explicit(&mailbox->listener, memory_order_relaxed);
   atomic_compare_exchange_strong_explicit(&mailbox->spinner, &spinner, 0, memory_order_relaxed, memory_order_relaxed);
+  af_mailbox_waking_end(mailbox);
+  if (atomic_load_explicit(&settling->slot->asleep, memory_order_relaxed) == AF_OFF(settling->node, mailbox)) {
+    atomic_fetch_sub_explicit(&mailbox->sleepers, 1, memory_order_relaxed);
+    atomic_store_explicit(&settling->slot->asleep, 0, memory_order_relaxed);
+  }
   if (listener >> 32 == af_watch_make((uint16_t)settling->index, settling->epoch, 0, 0) >> 32)
     atomic_compare_exchange_strong_explicit(&mailbox->listener, &listener, 0, memory_order_relaxed,
                                             memory_order_relaxed);
@@ -182,8 +189,8 @@ static void mailbox_settle(void *context, struct af_client *node, af_off mailbox
   struct settling *settling = context;
   struct af_mailbox *of = AF_AT(node, struct af_mailbox, mailbox);
   uint64_t lock = (uint64_t)settling->epoch << 32 | (settling->index + 1u);
-  bool locked = atomic_compare_exchange_strong_explicit(&of->lock, &lock, 0, memory_order_acq_rel,
-                                                        memory_order_relaxed); /* SYNC POINT reader-lock */
+  atomic_compare_exchange_strong_explicit(&of->lock, &lock, 0, memory_order_acq_rel,
+                                          memory_order_relaxed); /* SYNC POINT reader-lock */
   uint32_t orphaned = page_orphan(settling, &of->page);
   hints_clear(settling, of);
   for (af_off page = atomic_load_explicit(&of->page.next, memory_order_acquire); page != 0;) {
@@ -192,7 +199,7 @@ static void mailbox_settle(void *context, struct af_client *node, af_off mailbox
     page = atomic_load_explicit(&block->page.next, memory_order_acquire);
   }
   settling->settlement->lanes_orphaned += orphaned;
-  if ((locked || orphaned > 0) && af_mailbox_has_mail(node, mailbox))
+  if (af_mailbox_has_mail(node, mailbox))
     af_mailbox_ring(node, mailbox);
 }
 

@@ -43,15 +43,26 @@ int af_actor_create(struct af_client *client, af_off mailbox, af_off *actor) {
 
 /* ---- waking ---- */
 
-/* The sleeper that wakes takes AF_WAKING back; until then further pushes leave it alone. */
-static void sleeper_wake(struct af_client *client, struct af_mailbox *mailbox) {
+void af_mailbox_waking_end(struct af_mailbox *mailbox) {
+  uint64_t waking = AF_WAKING;
+  if (atomic_load_explicit(&mailbox->spinner, memory_order_relaxed) == waking)
+    atomic_compare_exchange_strong_explicit(&mailbox->spinner, &waking, 0, memory_order_seq_cst,
+                                            memory_order_relaxed);
+}
+
+/* The sleeper that wakes takes AF_WAKING back; until then further pushes leave it alone. False: nobody slept (a sleeper
+ * was killed, or is just lying down and will look). */
+static bool sleeper_wake(struct af_client *client, struct af_mailbox *mailbox) {
   uint64_t nobody = 0;
   if (!atomic_compare_exchange_strong_explicit(&mailbox->spinner, &nobody, AF_WAKING, memory_order_acq_rel,
                                                memory_order_relaxed))
-    return;
+    return true;
   AF_POINT(client, 641);
   atomic_fetch_add_explicit(&mailbox->bell, 1, memory_order_release);
-  af_futex_wake(&mailbox->bell, 1);
+  if (af_futex_wake(&mailbox->bell, 1) > 0)
+    return true;
+  af_mailbox_waking_end(mailbox);
+  return false;
 }
 
 void af_mailbox_node_ring(struct af_client *client, struct af_mailbox *mailbox) {
@@ -71,9 +82,7 @@ void af_mailbox_ring(struct af_client *client, af_off mailbox) {
   af_watch listener = atomic_load_explicit(&rung->listener, memory_order_seq_cst);
   if (listener != 0)
     af_ring(client, listener);
-  else if (atomic_load_explicit(&rung->sleepers, memory_order_seq_cst) > 0)
-    sleeper_wake(client, rung);
-  else
+  else if (atomic_load_explicit(&rung->sleepers, memory_order_seq_cst) == 0 || !sleeper_wake(client, rung))
     af_mailbox_node_ring(client, rung);
 }
 
@@ -154,26 +163,21 @@ static bool spin_for_mail(struct af_client *client, af_off mailbox, uint64_t spi
   return found;
 }
 
-static void waking_end(struct af_mailbox *mailbox) {
-  uint64_t waking = AF_WAKING;
-  if (atomic_load_explicit(&mailbox->spinner, memory_order_relaxed) == waking)
-    atomic_compare_exchange_strong_explicit(&mailbox->spinner, &waking, 0, memory_order_seq_cst,
-                                            memory_order_relaxed);
-}
-
 int af_mailbox_wait(struct af_client *client, af_off mailbox, uint64_t spin_ns, uint64_t timeout_ns) {
   struct af_mailbox *of = mailbox_at(client, mailbox);
   int status = AF_OK;
   if (af_mailbox_may_take(client, mailbox) || spin_for_mail(client, mailbox, spin_ns))
     return AF_OK;
   atomic_fetch_add_explicit(&of->sleepers, 1, memory_order_seq_cst); /* SYNC POINT mail */
-  waking_end(of); /* one that nobody took back would keep pushes from waking this sleeper */
+  atomic_store_explicit(&client->slot->asleep, mailbox, memory_order_relaxed);
+  af_mailbox_waking_end(of); /* one that nobody took back would keep pushes from waking this sleeper */
   uint32_t bell = atomic_load_explicit(&of->bell, memory_order_acquire);
   AF_POINT(client, 646);
   if (!af_mailbox_may_take(client, mailbox))
     status = af_futex_wait(&of->bell, bell, af_sleep_limit(timeout_ns));
+  atomic_store_explicit(&client->slot->asleep, 0, memory_order_relaxed);
   atomic_fetch_sub_explicit(&of->sleepers, 1, memory_order_relaxed);
-  waking_end(of);
+  af_mailbox_waking_end(of);
   return status == AF_OK || af_mailbox_may_take(client, mailbox) ? AF_OK : status;
 }
 

@@ -153,5 +153,6 @@ void af_lane_advance(struct af_client *client, af_off lane);
 /* SHARED: one more, one less that executes; marked in the own slot. False: as many as allowed already. */
 bool af_capacity_take(struct af_client *client, struct af_mailbox *mailbox);
 void af_capacity_give(struct af_client *client, struct af_mailbox *mailbox);
+void af_mailbox_waking_end(struct af_mailbox *mailbox); /* AF_WAKING taken back */
 void af_mailbox_node_ring(struct af_client *client, struct af_mailbox *mailbox); /* its bell, when armed */
 #endif

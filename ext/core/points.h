@@ -1,4 +1,4 @@
-/* points.h - the numbered points of the memory half (100-499), where a crash leaves something half done.
+/* points.h - the numbered points of the core, where a crash leaves something half done.
  *
  * X(number, what is half done there). A kill test ends a process at each of them, a stop test stops it there. */
 #ifndef AF_POINTS_H
@@ -12,6 +12,7 @@ enum af_operation {
   AF_OP_SUBMIT = 710, AF_OP_WATCH = 720, AF_OP_RESULT = 730, AF_OP_COMPLETE = 740, AF_OP_SETTLE = 800,
 };
 
+/* The memory half, 100-499. */
 #define AF_POINTS_MEMORY(X) \
   X(100, "slot reserved, not filled in") \
   X(101, "slot filled in, not live") \
@@ -64,7 +65,76 @@ enum af_operation {
   X(405, "actor dying: mailbox abandoned, not rung")
 
 /* The calls half, 500-899. */
-#define AF_POINTS_CALLS(X)
+#define AF_POINTS_CALLS(X) \
+  X(500, "board allocated, not in its slot") \
+  X(501, "board: bit set, summary not") \
+  X(502, "board: summary set, sleeper not woken") \
+  X(503, "board: sleeper's mark taken, not woken") \
+  X(600, "lane: chunk allocated, no lane") \
+  X(601, "lane filled in, not a lane yet") \
+  X(602, "lane page made, not linked") \
+  X(603, "lane in the table, its depth not") \
+  X(604, "lane closed, its reader not told") \
+  X(610, "push: chunk made, not linked") \
+  X(611, "push: chunk linked, writer still at the old one") \
+  X(612, "push: call counted, not placed") \
+  X(613, "push: call placed, not published") \
+  X(614, "push: call published, mail bit not set") \
+  X(620, "writer waits for room, has not looked again") \
+  X(630, "reader at the next chunk, the old one not freed") \
+  X(631, "reader woke the writer, its watch not rung") \
+  X(632, "reader stepped on, call not discounted") \
+  X(640, "actor: mailbox counted, not referred to") \
+  X(641, "a sleeper is to be woken, bell not rung") \
+  X(642, "node's bell taken, not rung") \
+  X(643, "mail bit set, no reader woken") \
+  X(644, "ready call listed, no reader woken") \
+  X(645, "spinning") \
+  X(646, "counted as sleeping, has not looked again") \
+  X(650, "reader's lock: time written, not taken") \
+  X(651, "reader's lock taken") \
+  X(652, "take: hold recorded, call still unread") \
+  X(653, "take: call started, still at the head") \
+  X(654, "take: mail bit cleared, reason not looked at again") \
+  X(655, "orphan's lane off the table, not freed") \
+  X(656, "ready call taken off, not queued") \
+  X(657, "ready call queued") \
+  X(658, "queue stepped on, call not discounted") \
+  X(659, "close: call settled, still at the head") \
+  X(660, "take: unlocked, no further reader woken") \
+  X(670, "counted as executing, not marked") \
+  X(671, "discounted as executing, still marked") \
+  X(672, "counted as reader, not marked") \
+  X(673, "discounted as reader, still marked") \
+  X(674, "counted as blocked, not marked") \
+  X(675, "blocked: capacity given back, no reader woken") \
+  X(676, "unblocked: counted as executing, not marked") \
+  X(677, "unblocked: discounted as blocked, still marked") \
+  X(700, "cell filled in, not a cell yet") \
+  X(710, "waiting call counted for its first list") \
+  X(720, "further watcher made, not linked") \
+  X(722, "flag says that a thread sleeps, it does not yet") \
+  X(730, "references disowned, not dropped") \
+  X(731, "result block: references cleared, not owned") \
+  X(740, "result linked, cell not done") \
+  X(741, "cell done, nobody told") \
+  X(742, "watch rung, followers not served") \
+  X(743, "follower served or named, still on the list") \
+  X(744, "follower off the list, on no other") \
+  X(745, "settled call served, still pending") \
+  X(746, "settled call off the pending list, not discounted") \
+  X(750, "follower linked") \
+  X(751, "error counted, not linked") \
+  X(752, "settled value linked, cell not done") \
+  X(753, "settled cell done, nobody told") \
+  X(754, "return cell claimed") \
+  X(755, "return cell settled, not pending") \
+  X(756, "call claimed, its return cells not settled") \
+  X(757, "next argument chosen, not followed") \
+  X(760, "mailbox of a ready call counted") \
+  X(761, "ready call unread, not delivered") \
+  X(762, "ready call delivered, its entry not discounted") \
+  X(763, "ready call delivered, its mailbox not discounted")
 
 #define AF_POINT_LAST 899
 #endif

@@ -36,6 +36,7 @@ struct af_slot {
   /* node -> process */
   _Alignas(AF_LINE) _Atomic uint32_t leave; /* node: 1: leave the task queue after this task; the process clears it */
   _Atomic uint64_t cancel;        /* reserved: call to interrupt */
+  _Atomic uint64_t asleep;        /* own process: mailbox among whose sleepers it is counted, 0: none */
 };
 
 /* A piece of a hold table (AF_KIND_HOLDS). The first is of AF_HOLDS_FIRST bytes, the others of AF_HOLDS_NEXT. */

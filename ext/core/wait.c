@@ -72,8 +72,8 @@ int af_futex_wait(const _Atomic uint32_t *word, uint32_t seen, uint64_t timeout_
   return errno == ETIMEDOUT ? AF_TIMEOUT : errno == EINTR ? AF_INTERRUPTED : AF_SYSTEM;
 }
 
-void af_futex_wake(_Atomic uint32_t *word, uint32_t count) {
-  syscall(SYS_futex, word, FUTEX_WAKE, count > INT_MAX ? INT_MAX : (int)count, NULL, NULL, 0);
+int af_futex_wake(_Atomic uint32_t *word, uint32_t count) {
+  return (int)syscall(SYS_futex, word, FUTEX_WAKE, count > INT_MAX ? INT_MAX : (int)count, NULL, NULL, 0);
 }
 
 /* ---- boards ---- */

@@ -54,5 +54,5 @@ uint64_t af_sleep_limit(uint64_t timeout_ns); /* the smaller of it and AF_SLEEP_
 int af_spin_until(const struct af_client *client, const _Atomic uint32_t *word, uint32_t mask, uint32_t want,
                   uint64_t spin_ns);
 int af_futex_wait(const _Atomic uint32_t *word, uint32_t seen, uint64_t timeout_ns); /* AF_OK/TIMEOUT/INTERRUPTED */
-void af_futex_wake(_Atomic uint32_t *word, uint32_t count);
+int af_futex_wake(_Atomic uint32_t *word, uint32_t count); /* how many were woken */
 #endif
