@@ -254,8 +254,7 @@ int af_block_find(const struct af_client *client, af_off block, uint32_t generat
   int status = place_check(client, block);
   if (status != AF_OK)
     return status;
-  if (!af_block_is_live(client, block) ||
-      __atomic_load_n(&block_at(client, block)->generation, __ATOMIC_RELAXED) != generation)
+  if (!af_block_is_live(client, block) || af_block_generation(client, block) != generation)
     return AF_STALE;
   return kind == 0 || block_kind(block_at(client, block)) == kind ? AF_OK : AF_BAD;
 }

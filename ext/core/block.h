@@ -31,6 +31,10 @@ static inline void af_block_fill(struct af_block *block, uint32_t generation, ui
 static inline void af_block_become(struct af_block *block, enum af_kind kind) {
   __atomic_store_n(&block->kind, (uint8_t)kind, __ATOMIC_RELEASE);
 }
+/* By a holder. Atomic: a reviver's compare-and-swap writes it again, the same. */
+static inline uint32_t af_block_generation(const struct af_client *client, af_off block) {
+  return __atomic_load_n(&AF_AT(client, struct af_block, block)->generation, __ATOMIC_RELAXED);
+}
 /* Offset of a block that is counted now, however it was come by: range, alignment, kind and count are checked. */
 bool af_block_is_live(const struct af_client *client, af_off block);
 /* Audit: gives back a block of count 0 that a process had in its hands when it died. What it refers to is not dropped:

@@ -109,7 +109,7 @@ static void *reviver_run(void *context) {
     af_off block = (name & 0xffffffff) * AF_LINE;
     uint32_t hold, outer = af_op_begin(&client, 1);
     if (name != 0 && af_block_revive(&client, block, (uint32_t)(name >> 32), AF_KIND_BYTES) == AF_OK) {
-      CHECK(block_at(&client, block)->generation == (uint32_t)(name >> 32), "another took its place");
+      CHECK(af_block_generation(&client, block) == (uint32_t)(name >> 32), "another took its place");
       CHECK_OK(af_hold_record(&client, block, &hold));
       af_hold_drop(&client, hold);
       atomic_fetch_add(&names->revived, 1);
@@ -121,7 +121,7 @@ static void *reviver_run(void *context) {
 }
 
 static void name_publish(struct names *names, uint32_t index, af_off block) {
-  uint64_t generation = block == 0 ? 0 : block_at(names->node, block)->generation;
+  uint64_t generation = block == 0 ? 0 : af_block_generation(names->node, block);
   atomic_store(&names->name[index], generation << 32 | block / AF_LINE);
 }
 
