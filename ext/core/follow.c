@@ -97,12 +97,20 @@ static void settle_returns(struct af_client *client, af_off cell, af_off error, 
   }
 }
 
+/* An ordered call that waited may hold back its lane. Its references, the mailbox among them, are there until it has a
+ * result. */
+static void lane_release(struct af_client *client, const struct af_cell *of) {
+  if (of->place != 0 && of->references > 0)
+    af_mailbox_mail(client, of->mailbox, of->place);
+}
+
 /* Result cells first: while the call is only claimed, the coroner of this process finds them through it. */
 int af_cell_settle(struct af_client *client, af_off cell, uint64_t expected_state, af_off error, uint8_t format) {
   struct af_cell *of = cell_at(client, cell);
   if (settle_claim(client, of, expected_state) != AF_OK)
     return AF_BUSY;
   AF_POINT(client, 756);
+  lane_release(client, of);
   settle_returns(client, cell, error, format);
   settle_claimed(client, of, error, format);
   return AF_OK;

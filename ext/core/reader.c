@@ -259,6 +259,16 @@ static void error_set(struct af_client *node, struct af_mailbox *mailbox, af_off
   mailbox->error = error;
 }
 
+/* It refers to the mailbox in turn: neither would ever be freed. */
+static void first_settle(struct af_client *node, struct af_mailbox *mailbox) {
+  af_off first = mailbox->first;
+  if (first == 0)
+    return;
+  settle_unread(node, mailbox, first);
+  mailbox->first = 0;
+  af_block_drop(node, first);
+}
+
 int af_mailbox_close(struct af_client *node, af_off mailbox, af_off error, uint8_t format) {
   struct af_mailbox *of = mailbox_at(node, mailbox);
   uint32_t outer = af_op_begin(node, AF_OP_LANE);
@@ -267,8 +277,7 @@ int af_mailbox_close(struct af_client *node, af_off mailbox, af_off error, uint8
   int status = lock_soon(node, of);
   if (status == AF_OK) {
     drain(node, of);
-    if (of->first != 0)
-      settle_unread(node, of, of->first);
+    first_settle(node, of);
     reader_unlock(of);
   }
   atomic_fetch_add_explicit(&of->bell, 1, memory_order_release);

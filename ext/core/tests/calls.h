@@ -3,6 +3,8 @@
 #define AF_TEST_CALLS_H
 #include "harness.h"
 
+#include <sys/mman.h>
+
 #define CALL_RESERVE 64u
 #define NEVER_NS UINT64_MAX
 
@@ -99,6 +101,13 @@ static inline void result_wait(struct af_client *client, af_off cell, uint64_t s
     return;
   while (!af_cell_is_done(client, cell))
     af_cell_sleep(client, cell, NEVER_NS);
+}
+
+/* Memory that this process and its children see, zeroed. */
+static inline void *shared_memory(size_t bytes) {
+  void *memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+  CHECK(memory != MAP_FAILED, "mmap");
+  return memory;
 }
 
 /* An error value, recorded. */
