@@ -4,7 +4,7 @@ Theory: almost all values are importable, and the plain C pickler with a dispatc
 without running any Python code of ours. Whether a value is one of those is only known afterwards: if
 the attempt fails, or names `__main__`, whose contents mean nothing to another process, the value is
 pickled again by cloudpickle's pickler, over the same dispatch table. So a reducer may run twice for
-one value, and must have no effect but on the list it is given.
+one value.
 
 C picklers are used again for the next value: making one takes longer than a small dump.
 """
@@ -29,7 +29,6 @@ from actorflow.wire import inspect
 PROTOCOL = 5
 
 Reducer = Callable[[Any], Any]  # object -> what __reduce__ returns
-ReferenceReducer = Callable[[Any, list[Any]], Any]  # the same, given the list of references met so far
 Parts = Iterable[tuple[str, Any]]  # what a value consists of: ("argument 'config'", config), ...
 
 
@@ -60,35 +59,32 @@ _IDLE_LIMIT = 8  # picklers kept: threads that pickle at the same moment, and va
 
 
 class _Table(dict[type, Reducer]):
-    """A pickler's dispatch table: what is not in it is looked up in copyreg's, as it is at that moment."""
+    """A dispatch table: what is not in it is looked up in copyreg's, as that is at that moment."""
 
     __missing__ = staticmethod(copyreg.dispatch_table.__getitem__)
 
 
-_cloudpickle_reducers = {
+# Reducers of cloudpickle and for libraries; those that users registered; and both together, as picklers
+# see them, the users' first.
+_own_reducers: dict[type, Reducer] = {
     kind: reducer
     for kind, reducer in dict(cloudpickle.Pickler.dispatch_table).items()
     if copyreg.dispatch_table.get(kind) is not reducer
 }
-_library_reducers: dict[type, Reducer] = {}
 _custom_reducers: dict[type, Reducer] = {}
-_reference_reducers: dict[type, ReferenceReducer] = {}
+_table = _Table(_own_reducers)
 
 
 class _Output:
     """What one dump leaves behind. Serves as the pickler's file."""
 
-    __slots__ = ("buffers", "in_band_limit", "parts", "references", "table", "write")
+    __slots__ = ("buffers", "in_band_limit", "parts", "write")
 
     def __init__(self) -> None:
         self.parts: list[bytes] = []
         self.write = self.parts.append
         self.buffers: list[pickle.PickleBuffer] = []
-        self.references: list[Any] = []
         self.in_band_limit = config.current().in_band_limit_bytes
-        self.table = _Table(_cloudpickle_reducers | _library_reducers | _custom_reducers)
-        for kind, reducer in _reference_reducers.items():
-            self.table[kind] = self._collecting(reducer)
 
     def keep(self, buffer: pickle.PickleBuffer) -> bool:
         """Takes a buffer out of band; True leaves it in the stream."""
@@ -97,54 +93,44 @@ class _Output:
         self.buffers.append(buffer)
         return False
 
-    def _collecting(self, reducer: ReferenceReducer) -> Reducer:
-        references = self.references
-        return lambda reference: reducer(reference, references)
+    def packed(self) -> Packed:
+        """The value that was dumped."""
+        return Packed(b"".join(self.parts), self.buffers)
 
 
 class _Writer:
-    """A C pickler for importable values, used again and again until the reducers change."""
+    """A C pickler for importable values, used again and again."""
 
-    __slots__ = ("home", "output", "pickler")
+    __slots__ = ("output", "pickler")
 
     def __init__(self) -> None:
-        self.home = _idle
         self.output = _Output()
         self.pickler = pickle.Pickler(self.output, PROTOCOL, buffer_callback=self.output.keep)
-        self.pickler.dispatch_table = self.output.table
+        self.pickler.dispatch_table = _table
 
-    def keep_for_another(self) -> None:
-        """Forgets the last value."""
+    def forget(self) -> None:
+        """Makes ready for another value."""
         self.output.parts.clear()
-        self.output.references.clear()
         self.output.buffers = []
         self.pickler.clear_memo()
-        self.home.append(self)
 
 
 class _ByValuePickler(cloudpickle.Pickler):  # type: ignore[misc] # cloudpickle has no types
-    """cloudpickle's pickler with a dispatch table of its own. Takes classes and functions along."""
+    """cloudpickle's pickler over our dispatch table: classes and functions travel along."""
+
+    dispatch_table = _table
 
     def __init__(self, output: _Output) -> None:
-        self.dispatch_table = output.table
         super().__init__(output, PROTOCOL, output.keep)
 
 
-_idle: list[_Writer] = []  # a stack: pop and append are atomic. Replaced when the reducers change
+_idle: list[_Writer] = []  # a stack: pop and append are atomic
 
 
-def dumps(
-    value: Any,
-    *,
-    collect: list[Any] | None = None,
-    parts: Callable[[], Parts] | None = None,
-    explain: bool = True,
-) -> Packed:
-    """Pickles a value.
+def dumps(value: Any, *, parts: Callable[[], Parts] | None = None, explain: bool = True) -> Packed:
+    """Pickles a value. Buffers shorter than in_band_limit_bytes stay in the stream.
 
-    `collect` is extended by the references met in it (see `register_reference`). Buffers shorter
-    than in_band_limit_bytes stay in the stream. The buffers still belong to the value: write them
-    before anybody changes it.
+    The other buffers still belong to the value: write them before anybody changes it.
 
     Raises TypeError, naming the member that cannot be pickled; `parts` says what the value consists
     of, so that the name starts with one of these instead of "value". Without `explain`, which takes
@@ -165,12 +151,11 @@ def dumps(
     except Exception:  # not importable, or not picklable at all: the second attempt tells
         by_value = True
     if by_value:
-        output = _dumped_by_value(value, parts, explain)
-    if collect is not None:
-        collect.extend(output.references)
-    packed = Packed(b"".join(output.parts), output.buffers)
-    if not by_value and len(packed.data) <= _REUSE_LIMIT_BYTES and len(_idle) < _IDLE_LIMIT:
-        writer.keep_for_another()
+        return _dumped_by_value(value, parts, explain)
+    packed = output.packed()
+    if len(packed.data) <= _REUSE_LIMIT_BYTES and len(_idle) < _IDLE_LIMIT:
+        writer.forget()
+        _idle.append(writer)
     return packed
 
 
@@ -181,7 +166,7 @@ def loads(data: Any, buffers: Iterable[Any] = ()) -> Any:
 
 def explained(error: Exception, parts: Parts) -> TypeError:
     """The TypeError that names the member which made pickling fail with `error`."""
-    culprit = inspect.find_unpicklable(parts, _failure, _Output().table.get)
+    culprit = inspect.find_unpicklable(parts, _failure, _table.get)
     what = f"{culprit.path} (type {culprit.type_name})" if culprit else "the value"
     reason = culprit.reason if culprit else safe_text(error)
     explanation = TypeError(
@@ -202,35 +187,22 @@ def register_serializer(
     if kind in _FIXED or issubclass(kind, type):
         raise TypeError(f"{kind.__name__}: its pickling is fixed by Python, it can have no serializer")
     _custom_reducers[kind] = lambda instance: (deserializer, (serializer(instance),))
-    _reducers_changed()
+    _table[kind] = _custom_reducers[kind]
 
 
 def deregister_serializer(kind: type) -> None:
     """Forgets the serializer of `kind`; without one this does nothing."""
-    _custom_reducers.pop(kind, None)
-    _reducers_changed()
-
-
-def register_reference(kind: type, reducer: ReferenceReducer) -> None:
-    """Instances of exactly `kind` are references: the reducer may note each in the list it is given."""
-    _reference_reducers[kind] = reducer
-    _reducers_changed()
-
-
-def deregister_reference(kind: type) -> None:
-    """Forgets that instances of `kind` are references; without a registration this does nothing."""
-    _reference_reducers.pop(kind, None)
-    _reducers_changed()
+    if _custom_reducers.pop(kind, None) is None:
+        return
+    if kind in _own_reducers:
+        _table[kind] = _own_reducers[kind]
+    else:
+        del _table[kind]
 
 
 def has_reducer(kind: type) -> bool:
     """Whether instances of exactly `kind` are pickled by a registered function."""
-    return kind in _custom_reducers or kind in _reference_reducers or kind in copyreg.dispatch_table
-
-
-def _reducers_changed() -> None:
-    global _idle
-    _idle = []
+    return kind in _table or kind in copyreg.dispatch_table
 
 
 def _adopt_libraries() -> None:
@@ -242,8 +214,8 @@ def _adopt_libraries() -> None:
         reducers = _LIBRARIES.pop(name, None)
         if reducers is not None:
             with contextlib.suppress(ImportError, AttributeError):  # broken: left to its own pickling
-                _library_reducers.update(importlib.import_module(reducers).REDUCERS)
-                _reducers_changed()
+                _own_reducers.update(importlib.import_module(reducers).REDUCERS)
+                _table.update(_own_reducers | _custom_reducers)
 
 
 def _names_main(parts: list[bytes]) -> bool:
@@ -253,7 +225,7 @@ def _names_main(parts: list[bytes]) -> bool:
     return False
 
 
-def _dumped_by_value(value: Any, parts: Callable[[], Parts] | None, explain: bool) -> _Output:
+def _dumped_by_value(value: Any, parts: Callable[[], Parts] | None, explain: bool) -> Packed:
     output = _Output()
     try:
         _ByValuePickler(output).dump(value)
@@ -264,7 +236,7 @@ def _dumped_by_value(value: Any, parts: Callable[[], Parts] | None, explain: boo
             raise
         explanation = explained(error, parts() if parts else [("value", value)])
     else:
-        return output
+        return output.packed()
     raise explanation
 
 

@@ -8,7 +8,7 @@ import pickle
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -309,25 +309,6 @@ def test_frames_of_the_package_are_left_out() -> None:
     assert "through_the_package" in trace
     assert "in __reduce__" in trace
     assert f"{os.sep}actorflow{os.sep}wire{os.sep}" not in trace
-
-
-@pytest.fixture
-def a_reference() -> Iterator[type[Any]]:
-    class Reference:
-        pass
-
-    def reduce(reference: Any, met: list[Any]) -> Any:
-        met.append(reference)
-        return str, ()
-
-    pickling.register_reference(Reference, reduce)
-    yield Reference
-    pickling.deregister_reference(Reference)
-
-
-def test_an_error_that_holds_references_arrives_as_text(a_reference: type[Any]) -> None:
-    error = there_and_back(ValueError(a_reference()))
-    assert type(error) is TaskError
 
 
 @given(st.binary(max_size=200))

@@ -281,61 +281,37 @@ def test_what_has_a_fixed_pickling_can_have_no_serializer(kind: type) -> None:
         pickling.register_serializer(kind, serializer=str, deserializer=str)
 
 
-class Reference:
-    def __init__(self, name: str) -> None:
-        self.name = name
+def test_a_serializer_takes_precedence_over_ours_until_it_is_taken_back() -> None:
+    there_and_back(np.zeros(2))
+    pickling.register_serializer(np.ndarray, serializer=lambda array: array.sum(), deserializer=int)
+    try:
+        assert there_and_back(np.ones(2)) == 2
+    finally:
+        pickling.deregister_serializer(np.ndarray)
+    assert there_and_back(np.ones(2)).tolist() == [1.0, 1.0]
+    pickling.deregister_serializer(np.ndarray)
+    assert len(dumps(np.ones(KIB)).buffers) == 1
 
 
-def reduce_reference(reference: Reference, met: list[Any]) -> Any:
-    met.append(reference)
-    return Reference, (f"{reference.name}#{len(met) - 1}",)
-
-
-@pytest.fixture
-def referenced() -> Iterator[None]:
-    pickling.register_reference(Reference, reduce_reference)
-    yield
-    pickling.deregister_reference(Reference)
-
-
-@pytest.mark.parametrize("companion", [Point(), lambda: 0], ids=["importable", "by value"])
-def test_references_are_collected_once_in_order(referenced: None, companion: Any) -> None:
-    first, second = Reference("first"), Reference("second")
-    met: list[Any] = ["earlier"]
-    packed = dumps([companion, first, {"nested": second}, first], collect=met)
-    assert met == ["earlier", first, second]
-    _, one, nested, same = loads(packed.data)
-    assert (one.name, nested["nested"].name) == ("first#0", "second#1")
-    assert same is one
-    again: list[Any] = []
-    dumps(second, collect=again)
-    assert again == [second]
-
-
-def test_a_value_pickled_inside_a_value_keeps_its_references_apart(referenced: None) -> None:
-    inner: list[Any] = []
-
+def test_values_can_be_pickled_while_a_value_is_pickled() -> None:
     class Nesting:
         def __reduce__(self) -> Any:
-            inner[:] = []
-            return bytes, (dumps(Reference("inner"), collect=inner).data,)
+            return loads, (dumps(Point(7)).data,)
 
-    outer: list[Any] = []
-    dumps([Reference("before"), Nesting(), Reference("after")], collect=outer)
-    assert [reference.name for reference in outer] == ["before", "after"]
-    assert [reference.name for reference in inner] == ["inner"]
+    for _ in range(3):
+        before, inner, after = there_and_back([Point(1), Nesting(), Point(2)])
+        assert (before.x, inner.x, after.x) == (1, 7, 2)
 
 
-def test_threads_pickle_at_the_same_time(referenced: None) -> None:
+def test_threads_pickle_at_the_same_time() -> None:
     problems: list[str] = []
 
     def work(number: int) -> None:
         for step in range(300):
-            met: list[Any] = []
-            packed = dumps([Reference(f"{number}.{step}"), Point(number), np.full(200, number)], collect=met)
-            _, point, array = loads(packed.data, packed.buffers)
-            if [met[0].name, point.x, int(array[5])] != [f"{number}.{step}", number, number] or len(met) != 1:
-                problems.append(f"{number}.{step}")
+            packed = dumps([Point(number), f"{number}.{step}", np.full(200, number)])
+            point, text, array = loads(packed.data, packed.buffers)
+            if (point.x, text, int(array[5])) != (number, f"{number}.{step}", number):
+                problems.append(text)
 
     threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
     for thread in threads:
@@ -462,10 +438,9 @@ def test_the_search_is_bounded() -> None:
     assert inspect.find_unpicklable([("a", 1), ("b", 2)], failure, lambda kind: None) is None
 
 
-def test_a_failed_value_leaves_nothing_behind_for_the_next(referenced: None) -> None:
+def test_a_failed_value_leaves_nothing_behind_for_the_next() -> None:
     with pytest.raises(TypeError):
-        dumps([Reference("lost"), np.zeros(KIB), LOCK])
-    met: list[Any] = []
-    packed = dumps(Point(), collect=met)
-    assert (met, packed.buffers) == ([], [])
+        dumps([Point(), np.zeros(KIB), LOCK])
+    packed = dumps(Point())
+    assert packed.buffers == []
     assert loads(packed.data) == Point()
