@@ -44,7 +44,14 @@ def configure(
     decode_error: Callable[[bytes], BaseException],
     reference: type[Reference],  # what calls and loads make: a subclass of Reference
 ) -> None: ...
-def create(node_id: bytes, slots: int, message_bytes: int, control_reserve_bytes: int, object_bytes: int, spin_us: int) -> int:
+def create(
+    node_id: bytes,
+    slots: int,
+    message_bytes: int,
+    control_reserve_bytes: int,
+    object_bytes: int,
+    spin_us: int,
+) -> int:
     """Makes the segment; this process becomes its node (slot 0). Returns the memfd (owned by the client)."""
 
 def attach(memfd: int, slot: int, epoch: int, spin_us: int, node_pidfd: int) -> None:
@@ -174,7 +181,9 @@ class Call:
 
     @property
     def number(self) -> int: ...
-    def function_bytes(self) -> bytes: ...
+    def load_function(self) -> Any:
+        """The value of the function's cell, loaded anew: what the caller exported."""
+
     def arguments(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Unpacked; dependencies are replaced by their values. Raises what unpickling raises, or a dependency's error."""
 
@@ -213,7 +222,9 @@ def get(reference: Reference, timeout: float | None = None) -> Any:
     """Spins, then sleeps until done (GIL kept for the first 20 us). TimeoutError; NodeGoneError; the stored error."""
 
 def get_many(references: Sequence[Reference], timeout: float | None = None) -> list[Any]: ...
-def wait(references: list[Any], num_returns: int, timeout: float | None = None) -> tuple[list[Any], list[Any]]:
+def wait(
+    references: list[Any], num_returns: int, timeout: float | None = None
+) -> tuple[list[Any], list[Any]]:
     """(done, rest) in input order, at most num_returns in done. ValueError: duplicates."""
 
 # -- loops ------------------------------------------------------------------------------------------------------------

@@ -59,7 +59,7 @@ static PyObject *call_arguments(PyObject *object, PyObject *unused) {
   return self ? hot_load_arguments(self->session, self->cell) : NULL;
 }
 
-static PyObject *call_function_bytes(PyObject *object, PyObject *unused) {
+static PyObject *call_load_function(PyObject *object, PyObject *unused) {
   (void)unused;
   struct call *self = live_call(object);
   if (!self) return NULL;
@@ -183,7 +183,7 @@ static PyObject *call_get_number(PyObject *object, void *unused) {
 }
 
 static PyMethodDef methods[] = {
-    {"arguments", call_arguments, METH_NOARGS, NULL},     {"function_bytes", call_function_bytes, METH_NOARGS, NULL},
+    {"arguments", call_arguments, METH_NOARGS, NULL},     {"load_function", call_load_function, METH_NOARGS, NULL},
     {"raw", call_raw, METH_NOARGS, NULL},                 {"complete", call_complete, METH_O, NULL},
     {"complete_many", call_complete_many, METH_O, NULL},  {"complete_raw", call_complete_raw, METH_VARARGS, NULL},
     {"fail", call_fail, METH_VARARGS, NULL},              {NULL, NULL, 0, NULL},
