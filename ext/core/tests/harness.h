@@ -33,7 +33,7 @@
 #define CHECK_OK(call) \
   do { \
     int status_ = (call); \
-    CHECK(status_ == AF_OK, #call " gave %d, errno %d", status_, errno); \
+    CHECK(status_ == AF_OK, "%s gave %d, errno %d", #call, status_, errno); \
   } while (0)
 #define RUN(test) \
   do { \
