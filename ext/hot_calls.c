@@ -87,7 +87,10 @@ static PyObject *call_complete(PyObject *object, PyObject *value) {
   struct packed packed;
   if (!self) return NULL;
   int status = hot_pack(&packed, value);
-  if (status == 0) status = hot_settle(self->session, self->cell, &packed);
+  if (status == 0) {
+    af_mailbox_return(&self->session->client);
+    status = hot_settle(self->session, self->cell, &packed);
+  }
   hot_packed_clear(&packed);
   if (status < 0) return NULL;
   Py_RETURN_NONE;

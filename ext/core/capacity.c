@@ -76,6 +76,7 @@ void af_mailbox_leave(struct af_client *client, af_off mailbox) {
   atomic_fetch_sub_explicit(&of->readers, 1, memory_order_relaxed);
   AF_POINT(client, 673);
   atomic_store_explicit(&client->slot->serving, 0, memory_order_release);
+  af_mailbox_returned(client, of);
   if (af_mailbox_has_mail(client, mailbox))
     af_mailbox_ring(client, mailbox); /* a wake meant for this reader goes on to another */
   af_op_end(client, outer);

@@ -145,11 +145,30 @@ bool af_mailbox_may_take(const struct af_client *client, af_off mailbox) {
          (has_capacity(client, of) && atomic_load_explicit(&of->lock, memory_order_seq_cst) == 0);
 }
 
+void af_mailbox_return(struct af_client *client) {
+  af_off serving = atomic_load_explicit(&client->slot->serving, memory_order_relaxed);
+  if (serving == 0 || !atomic_load_explicit(&client->slot->token, memory_order_relaxed))
+    return;
+  atomic_store_explicit(&mailbox_at(client, serving)->spinner, client->slot_index + 1u, memory_order_relaxed);
+}
+
+void af_mailbox_returned(struct af_client *client, struct af_mailbox *mailbox) {
+  uint64_t own = client->slot_index + 1u;
+  atomic_compare_exchange_strong_explicit(&mailbox->spinner, &own, 0, memory_order_seq_cst,
+                                          memory_order_relaxed); /* SYNC POINT mail */
+}
+
+/* Another reader that executes will be back, or a push wakes a sleeper: with both spinning there would be more awake
+ * than CPUs. */
+static bool others_execute(const struct af_mailbox *mailbox) {
+  return (uint32_t)atomic_load_explicit(&mailbox->executing, memory_order_relaxed) != 0;
+}
+
 /* One reader spins for all; it may take over from a woken sleeper that has not looked yet. */
 static bool spin_for_mail(struct af_client *client, af_off mailbox, uint64_t spin_ns) {
   struct af_mailbox *of = mailbox_at(client, mailbox);
   uint64_t seen = atomic_load_explicit(&of->spinner, memory_order_relaxed), own = client->slot_index + 1u;
-  if (spin_ns == 0 || (seen != 0 && seen != AF_WAKING) ||
+  if (spin_ns == 0 || (seen != 0 && seen != AF_WAKING && seen != own) ||
       !atomic_compare_exchange_strong_explicit(&of->spinner, &seen, own, memory_order_acq_rel, memory_order_relaxed))
     return false;
   AF_POINT(client, 645);
@@ -158,8 +177,8 @@ static bool spin_for_mail(struct af_client *client, af_off mailbox, uint64_t spi
   af_spin_begin(&spin, spin_ns);
   do
     found = af_mailbox_may_take(client, mailbox);
-  while (!found && af_spin_turn(&spin));
-  atomic_store_explicit(&of->spinner, 0, memory_order_seq_cst); /* SYNC POINT mail */
+  while (!found && !others_execute(of) && af_spin_turn(&spin));
+  af_mailbox_returned(client, of);
   return found;
 }
 
@@ -168,6 +187,8 @@ int af_mailbox_wait(struct af_client *client, af_off mailbox, uint64_t spin_ns, 
   int status = AF_OK;
   if (af_mailbox_may_take(client, mailbox) || spin_for_mail(client, mailbox, spin_ns))
     return AF_OK;
+  if (timeout_ns == 0)
+    return AF_TIMEOUT;
   atomic_fetch_add_explicit(&of->sleepers, 1, memory_order_seq_cst); /* SYNC POINT mail */
   atomic_store_explicit(&client->slot->asleep, mailbox, memory_order_relaxed);
   af_mailbox_waking_end(of); /* one that nobody took back would keep pushes from waking this sleeper */

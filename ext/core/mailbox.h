@@ -114,6 +114,10 @@ int af_mailbox_take(struct af_client *client, af_off mailbox, af_off *cell, uint
 bool af_mailbox_has_mail(const struct af_client *client, af_off mailbox);
 /* Reader: spins then sleeps until there may be mail; one spinner. AF_OK, AF_TIMEOUT, AF_INTERRUPTED. [no GIL] */
 int af_mailbox_wait(struct af_client *client, af_off mailbox, uint64_t spin_ns, uint64_t timeout_ns);
+/* SHARED: this reader is about to publish its task's result and will be back at once: until it has looked, pushes leave
+ * the sleepers alone. Returned: it has looked, or will not come. */
+void af_mailbox_return(struct af_client *client);
+void af_mailbox_returned(struct af_client *client, struct af_mailbox *mailbox);
 /* SHARED: this reader joins or leaves; begins and ends a blocking wait inside a call; ends a task. */
 void af_mailbox_join(struct af_client *client, af_off mailbox);
 void af_mailbox_leave(struct af_client *client, af_off mailbox);

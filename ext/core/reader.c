@@ -312,6 +312,8 @@ int af_mailbox_take(struct af_client *client, af_off mailbox, af_off *cell, uint
   if (status == AF_OK) {
     status = take_locked(client, of, cell, hold);
     reader_unlock(of);
+    if (status != AF_EMPTY)
+      af_mailbox_returned(client, of);
     AF_POINT(client, 660);
   }
   if (status == AF_OK && af_mailbox_is_shared(of) && af_mailbox_may_take(client, mailbox))
