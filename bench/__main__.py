@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import importlib.util
 import json
 import sys
 from collections.abc import Sequence
@@ -30,15 +31,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     machine = describe(systems)
     print(_machine_text(machine), _DEFINITIONS, sep="\n", flush=True)
     results = _measure(rows, systems, options.repeats)
-    print(_idle_text(results))
+    if results.idle_cpu:
+        print(_idle_text(results))
     reports = [report_row(row, results, systems) for row in rows]
     print("\n" + table(reports))
     if options.json is not None:
         content = {"machine": machine, "repeats": options.repeats, "idle_cpu": results.idle_cpu}
         content["rows"] = [as_json(report) for report in reports]
         options.json.write_text(json.dumps(content, indent=1) + "\n")
-    if options.plot is not None:
-        importlib.import_module("bench.plot").save_plot(reports, options.plot)
+    if options.plot is not None and not importlib.import_module("bench.plot").save_plot(
+        reports, options.plot
+    ):
+        print("nothing to plot: no row has a ratio to a rival")
 
 
 def _measure(rows: Sequence[Row], systems: Sequence[str], repeats: int) -> Results:
@@ -54,10 +58,30 @@ def _parser() -> argparse.ArgumentParser:
         "--only", action="append", metavar="ROW", choices=ROWS, help=f"one of {', '.join(ROWS)}"
     )
     parser.add_argument("--systems", type=lambda text: text.split(","), help=f"some of {','.join(SYSTEMS)}")
-    parser.add_argument("--repeats", type=int, default=5, help="repeats of each row (default: 5)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures to a file")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the ratios; needs matplotlib")
+    parser.add_argument("--repeats", type=_repeats, default=3, help="repeats of each row (default: 3)")
+    parser.add_argument("--json", type=_output_file, metavar="FILE", help="write all figures to a file")
+    parser.add_argument("--plot", type=_plot_file, metavar="FILE", help="draw the ratios; needs matplotlib")
     return parser
+
+
+def _repeats(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"a whole number from 1 on, not {text}")
+    return int(text)
+
+
+def _output_file(text: str) -> Path:
+    """Refuse before the run what could not be written after it."""
+    path = Path(text)
+    if not path.parent.is_dir():
+        raise argparse.ArgumentTypeError(f"no folder {path.parent}")
+    return path
+
+
+def _plot_file(text: str) -> Path:
+    if importlib.util.find_spec("matplotlib") is None:
+        raise argparse.ArgumentTypeError("matplotlib is not installed")
+    return _output_file(text)
 
 
 def _chosen_systems(wanted: list[str] | None) -> list[str]:

@@ -89,13 +89,15 @@ class Driver:
             if reply == {"stopped": True}:
                 return
 
-    def _start(self) -> None:
+    def _start(self, shared: bool) -> None:
         self._system = load_system(self._name, self._cpus, self._loop)
         begin = time.perf_counter()
-        if self._address is None:
-            self._system.start()
-        else:
+        if self._address is not None:
             self._system.attach(self._address)
+        elif shared:
+            self._system.start_shared()
+        else:
+            self._system.start()
         self._start_s = time.perf_counter() - begin
 
     def _started_system(self) -> System:

@@ -61,9 +61,9 @@ class ChildProcess:
     ) -> None:
         self.close()
 
-    def start(self, time_limit_s: float) -> None:
-        """Start the system's runtime, or attach to one. Raises ChildFailedError."""
-        self._request({"do": "start"}, time_limit_s)
+    def start(self, time_limit_s: float, shared: bool = False) -> None:
+        """Start the system's runtime, one to share if `shared`; or attach to one. Raises ChildFailedError."""
+        self._request({"do": "start", "shared": shared}, time_limit_s)
 
     def prepare(self, workload: str, time_limit_s: float) -> None:
         """Make what a workload needs. Raises UnsupportedError, ChildFailedError."""

@@ -2,7 +2,7 @@
  *
  * A pair of rings, one for each direction, each with a single writer and a single reader. A slot is free or full;
  * its word says which, by the turn of the ring that it belongs to, so that each side reads only the slot that it
- * is about to use. Waiting is spinning with pause; only a wait of some 100 us lets another process run.
+ * is about to use. Waiting is spinning with pause; only a wait of some 10 us lets another process run.
  * Nothing sleeps, nothing recovers from a death: this is what the hardware gives, not a product.
  */
 #include <sched.h>
@@ -15,7 +15,7 @@
 
 #define SLOTS 2048u
 #define SLOT_DATA_BYTES 240u
-#define PAUSES_BEFORE_YIELD 4000u
+#define PAUSES_BEFORE_YIELD 500u
 
 struct slot {
     _Alignas(64) _Atomic uint32_t turn; /* 2 * round: free; 2 * round + 1: full */

@@ -12,14 +12,14 @@ from bench.systems import SYSTEMS
 _ROW_HEIGHT_INCHES = 0.35
 
 
-def save_plot(reports: Sequence[RowReport], path: Path) -> None:
+def save_plot(reports: Sequence[RowReport], path: Path) -> bool:
     """Draw, for each row, how many times better actorflow is than each rival, and what is to be reached.
 
-    The file's ending decides the format. Raises ValueError when no row has a ratio to a rival.
+    The file's ending decides the format. Returns False, having drawn nothing, when no row has such a ratio.
     """
     shown = [report for report in reports if any(rival in report.ratios for rival in RIVALS)]
     if not shown:
-        raise ValueError("nothing to plot: no row has a ratio to a rival")
+        return False
     figure = Figure(figsize=(10, 1.5 + _ROW_HEIGHT_INCHES * len(shown)), layout="constrained")
     axes = figure.subplots()
     for rival in RIVALS:
@@ -44,3 +44,4 @@ def save_plot(reports: Sequence[RowReport], path: Path) -> None:
     axes.set_xlabel("how many times better actorflow is")
     axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
     figure.savefig(path)
+    return True

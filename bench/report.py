@@ -16,7 +16,10 @@ _HEADINGS = ("row", "system", "p50", "p99", "rate", "actorflow is", "to reach", 
 
 @dataclass(frozen=True)
 class Figures:
-    """One system's figures in one row: p50 and p99 in the row's unit; its rate (bytes/s if `is_bytes`)."""
+    """One system's figures in one row: p50 and p99 in the row's unit; its rate (bytes/s if `is_bytes`).
+
+    `count` is the number of samples of one repeat; with a single one p99 says nothing.
+    """
 
     p50: float
     p99: float
@@ -87,7 +90,9 @@ def _figures(cell: Cell, quantity: str, workload: Workload) -> Figures:
     rate = None
     if quantity == "time_s":
         rate = (workload.bytes_per_call or workload.operations_per_call) / summary.mean
-    return Figures(summary.p50, summary.p99, rate, workload.bytes_per_call > 0, summary.count)
+    return Figures(
+        summary.p50, summary.p99, rate, workload.bytes_per_call > 0, summary.count // len(cell.repeats)
+    )
 
 
 def ratio(statistic: Statistic, ours: Figures, theirs: Figures) -> float:

@@ -121,7 +121,7 @@ class Runner:
 
     def _run_fresh(self, system: str, workload: Workload, cell: Cell) -> None:
         with ChildProcess(system, workload.cpus or default_cpus()) as child:
-            child.start(START_TIME_LIMIT_S)
+            child.start(START_TIME_LIMIT_S, workload.shared)
             child.prepare(workload.name, workload.time_limit_s)
             cell.repeats.append(child.run(workload.name, workload.time_limit_s))
 

@@ -40,8 +40,9 @@ class Workload:
 
     `operations_per_call` and `bytes_per_call` turn the time of a call into a rate. Each repeat calls for
     `warm_up_s` unmeasured (0: not at all), then for `budget_s`, at least once. `fresh` makes a new runtime
-    for each repeat; otherwise a system's runtime, with `cpus` workers (None: as many as the machine has),
-    serves all its workloads. A command that takes longer than `time_limit_s` ends that system's runtime.
+    for each repeat, `shared` one that several drivers can use; otherwise a system's runtime, with `cpus`
+    workers (None: as many as the machine has), serves all its workloads. A command that takes longer than
+    `time_limit_s` ends that system's runtime.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Workload:
     budget_s: float = 1.0
     gap_s: float = 0.0
     fresh: bool = False
+    shared: bool = False
     cpus: int | None = None
     max_repeats: int = 100
     time_limit_s: float = 120.0
@@ -96,7 +98,7 @@ _ALL = [
     Workload("task_100mb", "task_with_array", {"size_bytes": 100 * MEGABYTE}),
     Workload("wait_each", "wait_each", {"calls": BURST}),
     Workload("get_nested_refs", "get_nested_refs", {"count": NESTED_REFS}),
-    Workload("started", "", measure="started", fresh=True),
+    Workload("started", "", measure="started", warm_up_s=0, fresh=True),
     Workload("twenty_actors", "make_actors", {"count": 20}, warm_up_s=0, time_limit_s=180),
     Workload("paced_1ms", "actor_call", measure="paced", gap_s=0.001),
     Workload("paced_10ms", "actor_call", measure="paced", gap_s=0.010, budget_s=3.0),
@@ -107,6 +109,9 @@ _ALL = [
         "backlog",
         {"tasks": BACKLOG_TASKS},
         measure="second_driver",
+        warm_up_s=0,
+        fresh=True,
+        shared=True,
         max_repeats=3,
         time_limit_s=180,
     ),
@@ -114,7 +119,15 @@ _ALL = [
         "crowded_pairs", "actor_pairs", {"pairs": CALLERS, "calls": 100}, operations_per_call=CALLERS * 100
     ),
     Workload("crowded_busy", "actor_call", measure="busy_processes", budget_s=2.0),
-    Workload("flood", "flood", {"calls": FLOOD_CALLS}, measure="memory", fresh=True, max_repeats=3),
+    Workload(
+        "flood",
+        "flood",
+        {"calls": FLOOD_CALLS},
+        measure="memory",
+        warm_up_s=0,
+        fresh=True,
+        max_repeats=3,
+    ),
     Workload(
         "queued_tasks",
         "task_burst",
@@ -129,6 +142,7 @@ _ALL = [
         "hold_actors",
         {"count": LIVE_ACTORS},
         measure="memory",
+        warm_up_s=0,
         fresh=True,
         max_repeats=1,
         time_limit_s=600,

@@ -1,28 +1,42 @@
 """actorflow, with its own defaults apart from the number of CPUs and the size of the object store."""
 
 import asyncio
+import subprocess
+import sys
 
 from bench.systems.core_api import CoreApiSystem
 
 OBJECT_STORE_BYTES = 4_000_000_000
+_COMMAND = [sys.executable, "-m", "actorflow.cli"]
 
 
 class ActorflowSystem(CoreApiSystem):
-    """A private node, or a second driver on it."""
+    """A private node, or one that several drivers share."""
 
     def __init__(self, name: str, cpus: int, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(name, cpus, loop, "actorflow")
+        self._shared_node: str | None = None
 
     def start(self) -> None:
-        self.api.init(num_cpus=self.cpus, object_store_memory=OBJECT_STORE_BYTES)
+        self.api.init(num_cpus=self.cpus, object_store_memory=OBJECT_STORE_BYTES, log_to_driver=False)
         self.first_result()
 
+    def start_shared(self) -> None:
+        sizes = ["--num-cpus", str(self.cpus), "--object-store-memory", str(OBJECT_STORE_BYTES)]
+        done = subprocess.run([*_COMMAND, "start", *sizes], check=True, stdout=subprocess.PIPE, text=True)
+        self._shared_node = done.stdout.strip()
+        self.attach(self._shared_node)
+
     def attach(self, address: str) -> None:
-        self.api.init(address=address)
+        self.api.init(address=address, log_to_driver=False)
         self.first_result()
 
     def address(self) -> str:
-        return "auto"
+        if self._shared_node is None:
+            raise RuntimeError("a private node has no address")
+        return self._shared_node
 
     def stop(self) -> None:
         self.api.shutdown()
+        if self._shared_node is not None:
+            subprocess.run([*_COMMAND, "stop", self._shared_node], check=True, stdout=subprocess.DEVNULL)

@@ -45,12 +45,16 @@ class System:
         """Start a runtime of `cpus` workers and wait for the first result from it."""
         raise NotImplementedError
 
+    def start_shared(self) -> None:
+        """The same, in a way that further drivers can attach to."""
+        self.start()
+
     def attach(self, address: str) -> None:
         """Become a further driver of the runtime at `address`. Raises Unsupported."""
         raise Unsupported
 
     def address(self) -> str:
-        """Return what `attach` takes. Raises Unsupported."""
+        """Return what `attach` takes, after `start_shared`. Raises Unsupported."""
         raise Unsupported
 
     def stop(self) -> None:

@@ -14,7 +14,7 @@ from bench.runner import Cell, Results, plan
 from bench.soak import growths
 from bench.summary import Summary, over_repeats, quantile, summarise
 from bench.systems.core_api import CoreApiSystem
-from bench.workloads import WORKLOADS
+from bench.workloads import WORKLOADS, Workload
 
 samples = st.lists(st.floats(0, 1e6), min_size=1)
 
@@ -214,6 +214,12 @@ def test_rows_name_what_exists(row: Row) -> None:
     for target in row.targets:
         if isinstance(target, AtLeast):
             assert target.against in row.systems or (target.against == "limit" and row.limit is not None)
+
+
+@pytest.mark.parametrize("workload", WORKLOADS.values(), ids=lambda workload: workload.name)
+def test_what_is_measured_once_is_not_done_before(workload: Workload) -> None:
+    if workload.measure in ("counted", "memory", "started", "second_driver"):
+        assert workload.warm_up_s == 0
 
 
 def test_growth_is_of_processes_that_were_there_at_both_times() -> None:
