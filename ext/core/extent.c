@@ -18,6 +18,7 @@
 #define LOCK_YIELDS 64
 #define LOCK_SLEEP_NS 100000
 #define LOCK_MOST_NS 2000000000ull  /* the node has killed a stopped holder by then */
+#define LOCK_NODE_NS 20000000ull    /* the node itself: while it waits, nobody settles a dead holder */
 
 static inline uint64_t free_word(uint64_t pages) { return pages << 32; }
 static inline uint64_t used_word(uint64_t pages, uint32_t generation) {
@@ -233,13 +234,13 @@ static void extent_unlock(struct af_client *client) {
 
 static bool extent_lock(struct af_client *client) {
   struct timespec pause = {0, LOCK_SLEEP_NS};
-  uint64_t since = af_now_ns();
+  uint64_t since = af_now_ns(), most = client->slot_index == 0 ? LOCK_NODE_NS : LOCK_MOST_NS;
   for (uint32_t i = 0; !extent_try_lock(client); i++) {
     if (i < LOCK_SPINS)
       af_pause();
     else if (i < LOCK_SPINS + LOCK_YIELDS)
       sched_yield();
-    else if (af_now_ns() - since > LOCK_MOST_NS)
+    else if (af_now_ns() - since > most)
       return false;
     else
       nanosleep(&pause, NULL);
