@@ -164,9 +164,14 @@ def loads(data: Any, buffers: Iterable[Any] = ()) -> Any:
     return pickle.loads(data, buffers=buffers)
 
 
+def culprit_in(parts: Parts) -> inspect.Culprit | None:
+    """The first member of a value that cannot be pickled; None if all can be."""
+    return inspect.find_unpicklable(parts, _failure, _table.get)
+
+
 def explained(error: Exception, parts: Parts) -> TypeError:
     """The TypeError that names the member which made pickling fail with `error`."""
-    culprit = inspect.find_unpicklable(parts, _failure, _table.get)
+    culprit = culprit_in(parts)
     what = f"{culprit.path} (type {culprit.type_name})" if culprit else "the value"
     reason = culprit.reason if culprit else safe_text(error)
     explanation = TypeError(

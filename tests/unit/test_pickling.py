@@ -397,6 +397,14 @@ def test_the_parts_of_a_value_are_named_by_the_caller() -> None:
         dumps(((5,), {"config": config}), parts=lambda: parts)
 
 
+def test_a_value_can_be_looked_at_without_an_error() -> None:
+    assert pickling.culprit_in([("value", Config([1]))]) is None
+    found = pickling.culprit_in([("value", Config([LOCK]))])
+    assert found == inspect.Culprit(
+        "value.callbacks[0]", "_thread.lock", "cannot pickle '_thread.lock' object"
+    )
+
+
 def test_without_explaining_the_original_error_is_raised() -> None:
     with pytest.raises(ZeroDivisionError):
         dumps(Raising(), explain=False)
