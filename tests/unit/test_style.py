@@ -15,7 +15,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = ("actorflow", "bench", "examples", "ext", "tests", ".ci")
 TOP_FILES = ("setup.py", "pyproject.toml", "README.md", "CHANGELOG.md", "ARCHITECTURE.md")
-GENERATED = frozenset({"_store.c"})
+GENERATED = frozenset({"_store.c", "__pycache__", "build", ".hypothesis"})
 
 FILE_LINES = 500
 USUAL_FILE_LINES = 400
@@ -44,7 +44,7 @@ def files(*suffixes: str) -> list[Path]:
     return sorted(
         path
         for path in found
-        if path.suffix in suffixes and path.name not in GENERATED and "__pycache__" not in path.parts
+        if path.suffix in suffixes and not GENERATED & set(path.relative_to(ROOT).parts)
     )
 
 
