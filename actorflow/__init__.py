@@ -1,0 +1,84 @@
+"""Tasks, actors and shared objects: plain functions and classes that run in other processes of the machine."""
+
+from actorflow.client import aio
+from actorflow.client.actor_class import ActorClass, method
+from actorflow.client.aio import as_completed, gather
+from actorflow.client.cluster import available_resources, cluster_resources, get_actor, kill, nodes
+from actorflow.client.decorator import remote
+from actorflow.client.handles import ActorHandle, ActorMethod
+from actorflow.client.objects import get, put, wait
+from actorflow.client.refs import ObjectRef
+from actorflow.client.remote_function import RemoteFunction
+from actorflow.client.runtime import Runtime, init, is_initialized, shutdown
+from actorflow.errors import (
+    ActorAlreadyExistsError,
+    ActorDiedError,
+    ActorError,
+    ActorflowError,
+    ActorUnavailableError,
+    ActorUnschedulableError,
+    AuthenticationError,
+    DeadlockError,
+    GetTimeoutError,
+    InternalError,
+    NodeDiedError,
+    ObjectLostError,
+    ObjectStoreFullError,
+    PendingCallsLimitExceeded,
+    ProtocolError,
+    TaskCancelledError,
+    TaskError,
+    WorkerCrashedError,
+)
+from actorflow.worker.context import exit_actor
+
+__version__ = "0.1.0"
+
+__all__ = [
+    # start and stop
+    "init",
+    "shutdown",
+    "is_initialized",
+    "Runtime",
+    # tasks and actors
+    "remote",
+    "method",
+    "kill",
+    "exit_actor",
+    "get_actor",
+    "RemoteFunction",
+    "ActorClass",
+    "ActorHandle",
+    "ActorMethod",
+    # objects
+    "put",
+    "get",
+    "wait",
+    "gather",
+    "as_completed",
+    "aio",
+    "ObjectRef",
+    # looking inside
+    "nodes",
+    "cluster_resources",
+    "available_resources",
+    # errors
+    "ActorflowError",
+    "ActorAlreadyExistsError",
+    "ActorDiedError",
+    "ActorError",
+    "ActorUnavailableError",
+    "ActorUnschedulableError",
+    "AuthenticationError",
+    "DeadlockError",
+    "GetTimeoutError",
+    "InternalError",
+    "NodeDiedError",
+    "ObjectLostError",
+    "ObjectStoreFullError",
+    "PendingCallsLimitExceeded",
+    "ProtocolError",
+    "TaskCancelledError",
+    "TaskError",
+    "WorkerCrashedError",
+]

@@ -1,0 +1,164 @@
+"""ActorClass: what `@af.remote` makes of a class, and the making of actors.
+
+A new actor is a mailbox, the block that handles hold, and the constructor's call, all made here in shared memory. The
+handle exists at once and can be called; the node is asked, without waiting, for a process that serves the mailbox.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from actorflow import _hot
+from actorflow.client import calls, runtime
+from actorflow.client.exports import export_of, is_named
+from actorflow.client.handles import ActorHandle, Description
+from actorflow.options import ActorOptions, MethodOptions
+
+METHOD_OPTIONS = "__actorflow_method__"  # attribute of a function that af.method has decorated
+ASYNC_CONCURRENCY = 1000
+
+
+class ActorPlan(NamedTuple):
+    """What an actor's process has to know before it runs the constructor: its first argument."""
+
+    cls: _hot.Reference
+    description: Description
+    is_async: bool
+    max_concurrency: int
+
+
+def method(**options: Any) -> Callable[[Any], Any]:
+    """Decorates a method of an actor class with options: num_returns, and others of MethodOptions."""
+    checked = MethodOptions(**options)
+    calls.plain_returns(checked.num_returns)
+
+    def decorate(function: Any) -> Any:
+        setattr(function, METHOD_OPTIONS, checked)
+        return function
+
+    return decorate
+
+
+class ActorClass:
+    """A class whose instances live in processes of their own. `.remote(...)` makes one and returns its handle."""
+
+    def __init__(self, cls: type, options: ActorOptions) -> None:
+        calls.refuse_unsupported(options)
+        self.cls = cls
+        self.__name__ = cls.__name__
+        self.__qualname__ = cls.__qualname__
+        self.__module__ = cls.__module__
+        self.__doc__ = cls.__doc__
+        self._options = options
+        self._export = export_of(cls)
+        self._named_by: Any = self
+        self._methods = actor_methods(cls)
+        self._is_async = any(is_async(function) for function in self._methods.values())
+
+    def remote(self, *args: Any, **kwargs: Any) -> ActorHandle:
+        """Makes an actor with these constructor arguments, and returns its handle at once.
+
+        Refs among the arguments become their values. Raises TypeError for arguments that cannot be pickled,
+        ActorAlreadyExistsError where the name is taken; what the constructor raises comes with the first call.
+        """
+        session = runtime.require()
+        travels_as = self._named_by if is_named(self._named_by, self.cls) else self.cls
+        plan = ActorPlan(
+            self._export.reference(travels_as), self._description(), self._is_async, self._max_concurrency()
+        )
+        mailbox = _hot.make_mailbox(self._mailbox_flags(), session.job_id, self._credit(session))
+        actor = _hot.make_actor(mailbox)
+        target = _hot.Target(mailbox)
+        try:
+            target.submit_first(0, (plan, *args), kwargs)
+        except Exception as error:
+            raise calls.translated(error, lambda: calls.argument_parts(self.cls, args, kwargs)) from None
+        return self._registered(session, actor, mailbox, plan.description)
+
+    __call__ = remote
+
+    def options(self, **options: Any) -> ActorClass:
+        """The same class with other options; those that are not given stay. TypeError, ValueError."""
+        other = ActorClass(self.cls, self._options.merged(**options))
+        other._named_by = self._named_by
+        return other
+
+    def _registered(
+        self, session: runtime.Runtime, actor: _hot.Hold, mailbox: _hot.Hold, description: Description
+    ) -> ActorHandle:
+        """Tells the node. A named actor may exist already: only then the answer is waited for."""
+        options = self._options
+        fields = {
+            "class": description.plain(),
+            "options": {
+                "name": options.name,
+                "namespace": options.namespace or session.namespace,
+                "lifetime": options.lifetime,
+                "get_if_exists": options.get_if_exists,
+            },
+            "to_run": options.shape(),
+            "to_place": options.placing_shape(),
+        }
+        if options.name is None:
+            session.tell("create_actor", [actor, mailbox], **fields)
+            return ActorHandle(actor, mailbox, description)
+        _, holds = session.ask("create_actor", [actor, mailbox], **fields)
+        if holds and holds[0] != mailbox:  # the one that was there
+            return ActorHandle(holds[0], holds[0], description)
+        return ActorHandle(actor, mailbox, description)
+
+    def _description(self) -> Description:
+        returns = tuple(_num_returns(function) for function in self._methods.values())
+        return Description(
+            self.cls.__qualname__, tuple(self._methods), returns, self._options.max_pending_calls > 0
+        )
+
+    def _max_concurrency(self) -> int:
+        return self._options.max_concurrency or (ASYNC_CONCURRENCY if self._is_async else 1)
+
+    def _mailbox_flags(self) -> int:
+        """Only what runs one call at a time keeps the order of calls that are not ready yet."""
+        return 0 if self._is_async or self._max_concurrency() > 1 else _hot.ORDERED
+
+    def _credit(self, session: runtime.Runtime) -> int:
+        limit = self._options.max_pending_calls
+        return limit if limit > 0 else session.lane_credit
+
+    def __mro_entries__(self, bases: tuple[Any, ...]) -> tuple[type]:
+        return (self.cls,)
+
+    def __reduce__(self) -> str | tuple[Any, ...]:
+        if self._named_by is self and is_named(self, self.cls):
+            return str(self.cls.__qualname__)
+        return ActorClass, (self.cls, self._options)
+
+    def __repr__(self) -> str:
+        return f"ActorClass({self.__qualname__})"
+
+
+def actor_methods(cls: type) -> dict[str, Callable[..., Any]]:
+    """The methods that a handle offers, in the order of their names: all functions of the class.
+
+    Names of the language's own (`__eq__`) are left to the handle, but for `__call__`.
+    """
+    return {
+        name: member
+        for name, member in inspect.getmembers(cls, callable)
+        if not isinstance(member, type) and (name == "__call__" or not _is_special(name))
+    }
+
+
+def _is_special(name: str) -> bool:
+    return name.startswith("__") and name.endswith("__")
+
+
+def is_async(function: Any) -> bool:
+    """Whether calling it gives a coroutine or an async generator."""
+    return inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)
+
+
+def _num_returns(function: Any) -> int:
+    options = getattr(function, METHOD_OPTIONS, None)
+    return 1 if options is None else calls.plain_returns(options.num_returns)

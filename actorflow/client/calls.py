@@ -1,0 +1,102 @@
+"""What a call that could not be made, or a control call that failed, means to the user.
+
+The hot path makes its call inside `try` and comes here only with an exception.
+"""
+
+from __future__ import annotations
+
+import inspect
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from actorflow import _hot, config, errors
+from actorflow.client import blocking
+from actorflow.options import ActorOptions, TaskOptions
+from actorflow.wire import pickling
+
+Parts = Iterable[tuple[str, Any]]
+
+ROOM_TIMEOUT_S = 30.0  # without any call being finished: the memory is held by results, not by calls
+ROOM_LOOK_S = 0.002
+
+
+def translated(error: Exception, parts: Callable[[], Parts]) -> Exception:
+    """The public error for what `_hot` or the pickler raised; `parts()`: what was being pickled, by name."""
+    if isinstance(error, _hot.NodeGoneError):
+        return _as_exception(blocking.node_error())
+    if isinstance(error, _hot.StoreFullError):
+        return store_full(error)
+    if isinstance(error, TypeError) and isinstance(error.__cause__, Exception):
+        return pickling.explained(error.__cause__, parts())
+    return error
+
+
+def store_full(error: _hot.StoreFullError) -> errors.ObjectStoreFullError:
+    """The public error for a full object store."""
+    size_bytes, used_bytes, capacity_bytes = error.args[:3]
+    return errors.ObjectStoreFullError(
+        size_bytes=size_bytes, used_bytes=used_bytes, capacity_bytes=capacity_bytes
+    )
+
+
+def argument_parts(
+    function: Callable[..., Any] | None, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> list[tuple[str, Any]]:
+    """The arguments of a call with their names, for an error that has to name one."""
+    names: list[str] = []
+    if function is not None:
+        try:
+            kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+            parameters = inspect.signature(function).parameters.values()
+            names = [parameter.name for parameter in parameters if parameter.kind in kinds]
+        except (TypeError, ValueError):  # a builtin: its arguments go by number
+            names = []
+    parts = []
+    for index, value in enumerate(args):
+        parts.append((f"argument {names[index]!r}" if index < len(names) else f"argument {index}", value))
+    return parts + [(f"argument {name!r}", value) for name, value in kwargs.items()]
+
+
+def again_with_room(call: Callable[[], Any]) -> Any:
+    """Makes a call again until the message memory has room for it.
+
+    Raises MemoryError when there was none for ROOM_TIMEOUT_S: then results that refs keep fill it.
+    """
+    deadline = time.monotonic() + ROOM_TIMEOUT_S
+    while _hot.node_alive():
+        try:
+            return call()
+        except _hot.FullError as error:
+            if is_out_of_credit(error):
+                raise
+            if time.monotonic() > deadline:
+                raise MemoryError(
+                    f"calls and small results fill the node's {config.current().message_memory_bytes:,} bytes "
+                    "for messages: drop refs that are not needed, or set "
+                    f"{config.variable('message_memory_bytes')}"
+                ) from None
+        time.sleep(ROOM_LOOK_S)
+    raise blocking.node_error()
+
+
+def is_out_of_credit(error: _hot.FullError) -> bool:
+    """Whether too many calls wait in the lane, rather than too much in the memory."""
+    return error.args[:1] == ("credit",)
+
+
+def _as_exception(error: BaseException) -> Exception:
+    return error if isinstance(error, Exception) else RuntimeError(str(error))
+
+
+def plain_returns(num_returns: int | str) -> int:
+    """num_returns as a number of refs. NotImplementedError for what is to come item by item."""
+    if isinstance(num_returns, str):
+        raise NotImplementedError(f"num_returns={num_returns!r} is not there yet: give the number of refs")
+    return num_returns
+
+
+def refuse_unsupported(options: TaskOptions | ActorOptions) -> None:
+    """NotImplementedError for options that would change what runs, and cannot yet."""
+    if options.runtime_env:
+        raise NotImplementedError("runtime_env is not there yet: calls run in their driver's environment")

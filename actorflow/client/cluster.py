@@ -1,0 +1,51 @@
+"""What the node is asked about itself, and about actors: resources, names, and their end."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from actorflow.client import runtime
+from actorflow.client.handles import ActorHandle, Description
+
+
+def kill(handle: ActorHandle, *, no_restart: bool = True) -> None:
+    """Ends an actor at once, whatever it is doing; its unfinished calls get ActorDiedError.
+
+    When this returns, no call made later reaches it. Killing a dead actor does nothing. TypeError: not a handle.
+    """
+    if not isinstance(handle, ActorHandle):
+        raise TypeError(f"kill() takes an actor's handle, not {handle!r}")
+    runtime.require().ask("kill_actor", [handle._actor_door.target.mailbox], no_restart=no_restart)
+
+
+def get_actor(name: str, namespace: str | None = None) -> ActorHandle:
+    """The handle of the living actor of that name; it does not keep the actor alive.
+
+    `namespace`: by default that of this job. ValueError: there is no such actor.
+    """
+    session = runtime.require()
+    description, holds = session.ask("get_actor", name=name, namespace=namespace or session.namespace)
+    if not holds:
+        raise ValueError(f"no actor named {name!r} lives in namespace {namespace or session.namespace!r}")
+    return ActorHandle(holds[0], holds[0], Description.of(description))
+
+
+def cluster_resources() -> dict[str, float]:
+    """All resources of the node, by name."""
+    return _resources("total")
+
+
+def available_resources() -> dict[str, float]:
+    """The resources that are free now, by name."""
+    return _resources("available")
+
+
+def nodes() -> list[dict[str, Any]]:
+    """The nodes that this process can reach: one."""
+    found: list[dict[str, Any]] = runtime.require().ask("nodes")[0]
+    return found
+
+
+def _resources(kind: str) -> dict[str, float]:
+    amounts, _ = runtime.require().ask("resources")
+    return {str(name): float(amount) for name, amount in amounts[kind].items()}

@@ -1,0 +1,223 @@
+"""The socket between a driver and its node: starting a private node or finding a shared one, attaching, ending.
+
+Nothing of a call goes over it. It carries the handshake (with the memory's descriptor), the node's last words, and
+by its end tells each side that the other is gone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+from actorflow import _hot, config
+from actorflow.options import InitOptions
+from actorflow.wire import auth, framing, messages
+
+READ_BYTES = 65536
+KILL_AFTER_S = 3.0  # beyond the grace that the node itself gives its workers
+LISTENING = 0x10000  # flag of a listening socket in /proc/net/unix (__SO_ACCEPTCON)
+UNIX_SOCKETS = Path("/proc/net/unix")
+
+_PRELOADED = ("numpy",)  # costs workers the most to import, where the driver shows that it is used
+
+
+class Connection:
+    """An attachment of this process to a node. `job_id`: the node's number for this driver's job."""
+
+    def __init__(self, sock: socket.socket, process: subprocess.Popen[bytes] | None) -> None:
+        self._socket = sock
+        self._process = process
+        self._decoder: framing.Decoder[messages.Message] = framing.Decoder()
+        self._last_words = ""
+        self.job_id = 0
+        self.node_pid = 0
+
+    @classmethod
+    def open(cls, options: InitOptions, namespace: str) -> Connection:
+        """Attaches this process: to the node at the address, or, without one, to a private node that it starts.
+
+        Raises ConnectionError (nobody answers, or the node could not start), AuthenticationError, ProtocolError.
+        """
+        shared = cls(_connected(options.address), None) if options.address else None
+        connection = shared or cls._started(options)
+        try:
+            connection._attach(namespace)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    @classmethod
+    def _started(cls, options: InitOptions) -> Connection:
+        ours, theirs = socket.socketpair()
+        output = None if options.log_to_driver else subprocess.DEVNULL
+        with theirs:
+            process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "actorflow.node", *_words(theirs.fileno(), options)],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+        return cls(ours, process)
+
+    # -- the handshake
+
+    def _attach(self, namespace: str) -> None:
+        self._socket.settimeout(config.current().attach_timeout_s)
+        hello = messages.Hello(messages.WIRE_VERSION, os.getuid(), os.getpid(), messages.Role.DRIVER)
+        job = messages.JobStart(
+            namespace, tuple(str(entry) for entry in sys.path), os.getcwd(), sys.argv[0] or "interactive"
+        )
+        try:
+            self._socket.sendall(framing.encode(hello) + framing.encode(job))
+            reply, memfd = self._receive()
+        except TimeoutError:
+            limit_s = config.current().attach_timeout_s
+            raise ConnectionError(f"the node did not answer within {limit_s:g} s") from None
+        except OSError as error:
+            raise ConnectionError(
+                f"the node did not attach this process: {self._ending() or error}"
+            ) from error
+        try:
+            welcome = auth.welcomed(reply, self._peer(), os.getuid())
+            self._claim(welcome, memfd)
+        finally:
+            if memfd is not None:
+                os.close(memfd)
+        self._socket.setblocking(False)
+
+    def _receive(self) -> tuple[messages.Message, int | None]:
+        """The node's reply, and the descriptor that came along."""
+        memfd: int | None = None
+        while True:
+            data, descriptors, _, _ = socket.recv_fds(self._socket, READ_BYTES, 1)
+            memfd = descriptors[0] if descriptors else memfd
+            for message in self._decoder.feed(data):
+                return message, memfd
+            if not data:
+                raise ConnectionError(self._ending() or "it closed the connection")
+
+    def _claim(self, welcome: messages.Welcome, memfd: int | None) -> None:
+        """Maps the memory and takes the slot that is reserved."""
+        if memfd is None:
+            raise ConnectionError("the node sent no memory along with its welcome")
+        self.job_id, self.node_pid = welcome.job, welcome.node_pid
+        node_pidfd = os.pidfd_open(welcome.node_pid)
+        try:
+            _hot.attach(memfd, welcome.slot, welcome.epoch, config.current().spin_us, node_pidfd)
+        except BaseException:
+            os.close(node_pidfd)
+            raise
+
+    def _peer(self) -> auth.Credentials:
+        data = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, auth.Credentials.SIZE_BYTES)
+        return auth.Credentials.from_bytes(data)
+
+    # -- the end
+
+    def death(self) -> str:
+        """How the node ended, as far as it can be known."""
+        with contextlib.suppress(OSError, framing.RemoteProtocolError):
+            while data := self._socket.recv(READ_BYTES):
+                self._hear(data)
+        return self._last_words or self._ending() or f"its process (pid {self.node_pid}) has ended"
+
+    def _hear(self, data: bytes) -> None:
+        for message in self._decoder.feed(data):
+            if isinstance(message, messages.Shutdown):
+                self._last_words = message.reason
+
+    def _ending(self) -> str:
+        """How the process of a private node ended, or nothing."""
+        if self._process is None:
+            return ""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(KILL_AFTER_S)
+        code, who = self._process.returncode, f"the node process (pid {self._process.pid})"
+        if code is None:
+            return ""
+        return f"{who} exited with code {code}" if code >= 0 else f"{who} was killed by {_signal_name(-code)}"
+
+    def close(self) -> None:
+        """Says goodbye. Returns when a private node has ended, with all that it ran."""
+        with contextlib.suppress(OSError):
+            self._socket.sendall(framing.encode(messages.Shutdown("the driver has shut down")))
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_WR)
+        if self._process is not None:
+            try:
+                self._process.wait(config.current().shutdown_grace_s + KILL_AFTER_S)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+        self._socket.close()
+
+    def forget(self) -> None:
+        """In a forked child: the connection and the node are the parent's."""
+        self._socket.close()
+
+
+def _words(descriptor: int, options: InitOptions) -> list[str]:
+    """The command line of a private node."""
+    words = ["--driver-fd", str(descriptor)]
+    given = {
+        "--num-cpus": options.num_cpus,
+        "--num-gpus": options.num_gpus,
+        "--memory": options.memory,
+        "--object-store-memory": options.object_store_memory,
+        "--resources": json.dumps(dict(options.resources)) if options.resources else None,
+        "--labels": json.dumps(dict(options.labels)) if options.labels else None,
+    }
+    for name, value in given.items():
+        if value is not None:
+            words += [name, str(value)]
+    for name in _PRELOADED:
+        if name in sys.modules:
+            words += ["--preload", name]
+    return words
+
+
+def _connected(address: str) -> socket.socket:
+    """A connection to the shared node at `address`: its name, or "auto" for the one that is there."""
+    name = address
+    if address == "auto":
+        found = shared_nodes(UNIX_SOCKETS.read_text(), os.getuid())
+        if not found:
+            raise ConnectionError(
+                'no node runs here: start one with "actorflow start", or leave the address out'
+            )
+        name = found[-1]
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.connect(b"\0" + name.encode())
+    except OSError as error:
+        sock.close()
+        raise ConnectionError(
+            f'no node answers at {address!r} ({error.strerror}); allowed are "auto" and what "actorflow start" prints'
+        ) from error
+    return sock
+
+
+def shared_nodes(text: str, uid: int) -> list[str]:
+    """The names of the nodes of user `uid` that listen, the last one started last; `text`: /proc/net/unix."""
+    prefix = f"@actorflow/{uid}/"
+    rows = (line.split(maxsplit=7) for line in text.splitlines()[1:])
+    named = [
+        row for row in rows if len(row) == 8 and row[7].startswith(prefix) and int(row[3], 16) & LISTENING
+    ]
+    return [row[7][1:] for row in sorted(named, key=lambda row: int(row[6]))]
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return f"signal {number} ({signal.Signals(number).name})"
+    except ValueError:
+        return f"signal {number}"

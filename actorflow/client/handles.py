@@ -1,0 +1,269 @@
+"""ActorHandle and ActorMethod: what calls to actors are made with.
+
+A handle holds the actor's block in shared memory: the actor ends when no handle is left anywhere and its mailbox is
+empty. A handle that is packed into a value is a counted reference like a ref; with it travels a description of the
+class, so that whoever gets it needs no class. A method object is made once per handle and name, and calls the
+actor's mailbox directly: one dictionary look-up and one C call.
+"""
+
+from __future__ import annotations
+
+import difflib
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+from actorflow import _hot, errors
+from actorflow.client import blocking, calls, outside, runtime
+from actorflow.client.refs import ObjectRef
+from actorflow.options import MethodOptions
+
+READY = 0  # the number of __ready__; methods are numbered from 1, in the order of their names
+KEPT_DOORS = 64
+NOTED_CALLS = 100_000  # more own calls than one waits for
+
+
+class Description(NamedTuple):
+    """What a handle knows of its actor's class. `returns`: num_returns of each method."""
+
+    name: str
+    methods: tuple[str, ...]
+    returns: tuple[int, ...]
+    must_not_wait: bool = False  # max_pending_calls was given: a call without credit is refused
+
+    @classmethod
+    def of(cls, plain: Sequence[Any]) -> Description:
+        """From what the node keeps: its fields as lists."""
+        name, methods, returns, must_not_wait = plain
+        return cls(str(name), tuple(methods), tuple(returns), bool(must_not_wait))
+
+    def plain(self) -> list[Any]:
+        """As msgpack can write it, for the node."""
+        return [self.name, list(self.methods), list(self.returns), self.must_not_wait]
+
+    def number(self, method: str) -> int:
+        """The number that calls to a method carry. AttributeError names the nearest."""
+        try:
+            return self.methods.index(method) + 1
+        except ValueError:
+            raise AttributeError(self._advice(method)) from None
+
+    def _advice(self, method: str) -> str:
+        near = difflib.get_close_matches(method, self.methods, 1)
+        rest = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(self.methods) or 'none'}"
+        return f"actor class {self.name} has no method {method!r}: {rest}"
+
+
+class Door:
+    """This process' one Target for an actor: one lane, so that the order of calls is kept over all handles."""
+
+    __slots__ = ("__weakref__", "call", "target")
+
+    def __init__(self, mailbox: _hot.Hold) -> None:
+        self.target = _hot.Target(mailbox)
+        self.call = self.target.call
+
+
+_doors: weakref.WeakValueDictionary[_hot.Hold, Door] = weakref.WeakValueDictionary()
+# A handle may live for one call only, again and again: its lane must not end with it, or the order would.
+_kept_doors: deque[Door] = deque(maxlen=KEPT_DOORS)
+
+
+def door_to(mailbox: _hot.Hold) -> Door:
+    """The door to a mailbox, made at first use."""
+    door = _doors.get(mailbox)
+    if door is None:
+        door = _doors[mailbox] = Door(mailbox)
+        _kept_doors.append(door)
+    return door
+
+
+def _forget_doors() -> None:
+    _kept_doors.clear()
+    _doors.clear()
+
+
+runtime.at_end(_forget_doors)
+
+
+class ActorMethod:
+    """A method of one actor. Calling it (or its `.remote`) sends a call and returns a ref at once."""
+
+    __slots__ = ("_block", "_call", "_door", "_handle_hold", "_label", "_number", "_returns")
+
+    def __init__(
+        self, hold: _hot.Hold, door: Door, label: str, number: int, returns: int, block: bool
+    ) -> None:
+        self._handle_hold = hold  # the actor lives on while a method of it is kept
+        self._door = door
+        self._call = door.call
+        self._label = label
+        self._number = number
+        self._returns = returns
+        self._block = block
+
+    def remote(self, *args: Any, **kwargs: Any) -> Any:
+        """Sends the call. Returns a ref; a list of refs where num_returns > 1; None where it is 0.
+
+        Refs among the arguments become their values in the actor. Raises TypeError for an argument that cannot be
+        pickled, PendingCallsLimitExceeded, ObjectStoreFullError. A dead actor's error comes with the ref.
+        """
+        try:
+            return self._call(self._number, args, kwargs, self._returns, None, self._block)
+        except Exception as error:
+            return self._call_again(error, args, kwargs)
+
+    __call__ = remote
+
+    def options(self, **options: Any) -> ActorMethod:
+        """The same method with other options (of MethodOptions). TypeError, ValueError."""
+        checked = MethodOptions(**options)
+        returns = calls.plain_returns(checked.num_returns) if "num_returns" in options else self._returns
+        return type(self)(self._handle_hold, self._door, self._label, self._number, returns, self._block)
+
+    def _call_again(self, error: Exception, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The way of a call that was refused at first."""
+        if isinstance(error, _hot.ClosedError):
+            refs = [
+                runtime.require().control("actor_error", [self._door.target.mailbox])
+                for _ in range(max(1, self._returns))
+            ]
+            return refs if self._returns > 1 else refs[0] if self._returns else None
+        if isinstance(error, _hot.FullError):
+            if calls.is_out_of_credit(error):
+                raise errors.PendingCallsLimitExceeded(
+                    target=self._label, limit=runtime.require().lane_credit
+                ) from None
+            return calls.again_with_room(
+                lambda: self._call(self._number, args, kwargs, self._returns, None, self._block)
+            )
+        raise calls.translated(error, lambda: calls.argument_parts(None, args, kwargs)) from None
+
+    def __repr__(self) -> str:
+        return f"ActorMethod({self._label})"
+
+
+class OwnActorMethod(ActorMethod):
+    """A method of the actor that this process hosts: its calls are noted, as no one else can answer them."""
+
+    __slots__ = ()
+
+    def remote(self, *args: Any, **kwargs: Any) -> Any:
+        """As for every actor; waiting for the answer in the thread that has to give it is a DeadlockError."""
+        refs = super().remote(*args, **kwargs)
+        for ref in refs if isinstance(refs, list) else [refs] if refs is not None else []:
+            if len(_own_calls) >= NOTED_CALLS:
+                del _own_calls[next(iter(_own_calls))]
+            _own_calls[ref.name] = self._label
+        return refs
+
+    __call__ = remote
+
+
+_own_mailbox: _hot.Hold | None = None
+_own_calls: dict[tuple[int, int], str] = {}  # references to own calls, the latest ones -> the method
+
+
+def become_actor(mailbox: _hot.Hold) -> None:
+    """In a worker: from now on it hosts the actor of that mailbox."""
+    global _own_mailbox
+    _own_mailbox = mailbox
+
+
+def is_actor() -> bool:
+    """Whether this process hosts an actor."""
+    return _own_mailbox is not None
+
+
+def forbid_own_calls(serving_thread: Callable[[], bool], reason: str) -> None:
+    """DeadlockError for waits that only this actor could end, where `serving_thread()`, by its loop or thread.
+
+    `serving_thread` tells whether the calling thread is the one that answers this actor's calls.
+    """
+
+    def check(unfinished: Sequence[_hot.Reference], missing: int) -> None:
+        own = [reference for reference in unfinished if reference.name in _own_calls]
+        if len(unfinished) - len(own) < missing and serving_thread():
+            raise errors.DeadlockError(waiting_for=_own_calls[own[0].name], reason=reason)
+
+    blocking.forbid(check)
+
+
+class ActorHandle:
+    """An actor that may be in any process. `handle.method(...)` calls it; handles can be passed anywhere."""
+
+    __slots__ = ("__dict__", "__weakref__", "_actor_description", "_actor_door", "_actor_hold")
+
+    def __init__(self, hold: _hot.Hold, mailbox: _hot.Hold, description: Description) -> None:
+        self._actor_hold = hold
+        self._actor_door = door_to(mailbox)
+        self._actor_description = description
+
+    def __getattr__(self, name: str) -> ActorMethod:
+        """Makes the method at first use; from then on it is found in the instance's dictionary."""
+        description = self._actor_description
+        number = description.number(name)
+        method = self._method(name, number, description.returns[number - 1])
+        self.__dict__[name] = method
+        return method
+
+    def _method(self, name: str, number: int, returns: int) -> ActorMethod:
+        kind = OwnActorMethod if self._actor_door.target.mailbox == _own_mailbox else ActorMethod
+        block = not (self._actor_description.must_not_wait or runtime.in_worker())
+        label = f"{self._actor_description.name}.{name}"
+        return kind(self._actor_hold, self._actor_door, label, number, returns, block)
+
+    def __ready__(self) -> ObjectRef[None]:
+        """A ref that is done once the constructor is; its error is the actor's, if that died."""
+        ref: ObjectRef[None] = self._method("__ready__", READY, 1).remote()
+        return ref
+
+    def __dir__(self) -> list[str]:
+        return [*super().__dir__(), *self._actor_description.methods]
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, ActorHandle):
+            return NotImplemented
+        return self._actor_door.target.mailbox == other._actor_door.target.mailbox
+
+    def __hash__(self) -> int:
+        return hash(self._actor_door.target.mailbox)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        index = _hot.collect(self._actor_hold)
+        if index >= 0:
+            return _load_handle, (index, tuple(self._actor_description))
+        return _handle_of, (_Plain(self._actor_hold), tuple(self._actor_description))
+
+    def __repr__(self) -> str:
+        return f"ActorHandle({self._actor_description.name}, {outside.hex_name(self._actor_door.target.mailbox)})"
+
+    def __rich_repr__(self) -> Iterator[Any]:
+        yield self._actor_description.name
+        yield outside.hex_name(self._actor_door.target.mailbox)
+        yield "methods", list(self._actor_description.methods)
+
+    def _repr_html_(self) -> str:
+        methods = ", ".join(self._actor_description.methods)
+        name, identity = self._actor_description.name, outside.hex_name(self._actor_door.target.mailbox)
+        return f"<code>{name}</code> actor {identity}<br><small>{methods}</small>"
+
+
+class _Plain:
+    """A hold on its way into a plain pickle."""
+
+    def __init__(self, held: _hot.Hold) -> None:
+        self._held = held
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return outside.reduce(self._held)
+
+
+def _load_handle(index: int, description: tuple[Any, ...]) -> ActorHandle:
+    return _handle_of(_hot.load_hold(index), description)
+
+
+def _handle_of(held: _hot.Hold, description: tuple[Any, ...]) -> ActorHandle:
+    mailbox = _hot.actor_mailbox(held) if held.kind == "actor" else held
+    return ActorHandle(held, mailbox, Description(*description))

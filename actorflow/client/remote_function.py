@@ -1,0 +1,87 @@
+"""RemoteFunction: what `@af.remote` makes of a function.
+
+At its first call in a session it exports the function, has the node open the queue for its shape, and keeps both; from
+then on a call is one C call. The end of the session takes them away again, so no call has to ask whether there is one.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from actorflow import _hot
+from actorflow.client import calls, runtime
+from actorflow.client.exports import export_of, is_named
+from actorflow.options import TaskOptions
+
+
+class RemoteFunction:
+    """A function that runs as a task. Calling it (or its `.remote`) sends a call and returns a ref at once."""
+
+    def __init__(self, function: Callable[..., Any], options: TaskOptions) -> None:
+        functools.update_wrapper(self, function)
+        self.function = function
+        self._options = options
+        self._export = export_of(function)
+        self._returns = calls.plain_returns(options.num_returns)
+        calls.refuse_unsupported(options)
+        self._named_by: Any = self  # what its module may have under the function's name
+        self._bound_call: Callable[..., Any] = self._bind_and_call
+        self._reference: _hot.Reference | None = None
+
+    def remote(self, *args: Any, **kwargs: Any) -> Any:
+        """Sends the call. Returns a ref; a list of refs where num_returns > 1; None where it is 0.
+
+        Refs among the arguments become their values before the function runs. Raises TypeError, naming the member,
+        for an argument that cannot be pickled; ObjectStoreFullError. The function's own errors come with the ref.
+        """
+        try:
+            return self._bound_call(0, args, kwargs, self._returns, self._reference)
+        except Exception as error:
+            return self._call_again(error, args, kwargs)
+
+    __call__ = remote
+
+    def local(self, *args: Any, **kwargs: Any) -> Any:
+        """Runs the function here and now, as if it had not been decorated."""
+        return self.function(*args, **kwargs)
+
+    def options(self, **options: Any) -> RemoteFunction:
+        """The same function with other options; those that are not given stay. TypeError, ValueError."""
+        other = RemoteFunction(self.function, self._options.merged(**options))
+        other._named_by = self._named_by
+        return other
+
+    def _bind_and_call(
+        self, method: int, args: tuple[Any, ...], kwargs: dict[str, Any], returns: int, _: None
+    ) -> Any:
+        """The first call of a session."""
+        session = runtime.require()
+        travels_as = self._named_by if is_named(self._named_by, self.function) else self.function
+        reference = self._export.reference(travels_as)
+        queue = session.queue(self._options.shape(), inspect.iscoroutinefunction(self.function))
+        self._reference, self._bound_call = reference, queue.call
+        session.bind(self)
+        return self._bound_call(method, args, kwargs, returns, reference)
+
+    def _call_again(self, error: Exception, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The way of a call that was refused at first."""
+        if isinstance(error, _hot.FullError) and not calls.is_out_of_credit(error):
+            return calls.again_with_room(
+                lambda: self._bound_call(0, args, kwargs, self._returns, self._reference)
+            )
+        raise calls.translated(error, lambda: calls.argument_parts(self.function, args, kwargs)) from None
+
+    def unbind(self) -> None:
+        """The session has ended: the next call begins with another one."""
+        self._bound_call, self._reference = self._bind_and_call, None
+
+    def __reduce__(self) -> str | tuple[Any, ...]:
+        if self._named_by is self and is_named(self, self.function):
+            return str(self.function.__qualname__)
+        return RemoteFunction, (self.function, self._options)
+
+    def __repr__(self) -> str:
+        return f"RemoteFunction({getattr(self.function, '__qualname__', self.function)})"

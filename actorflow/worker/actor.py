@@ -1,0 +1,133 @@
+"""An actor's life in its worker: the constructor, then calls until the end, and word to the node of how it ended."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+import uvloop
+
+from actorflow import _hot, errors
+from actorflow.client import blocking, handles, runtime
+from actorflow.client.actor_class import ActorClass, ActorPlan
+from actorflow.errors import Death, DeathKind
+from actorflow.wire import failures
+from actorflow.worker import settling
+from actorflow.worker.executor_async import AsyncExecutor
+from actorflow.worker.executor_sync import SyncExecutor
+from actorflow.worker.executor_threads import ThreadsExecutor
+from actorflow.worker.functions import Body
+
+
+def host(session: runtime.Runtime, mailbox: _hot.Hold, actor: Mapping[str, Any]) -> None:
+    """Runs the actor of `mailbox` until it ends; the node knows how before this returns."""
+    Host(session, mailbox, actor).run()
+
+
+class Host:
+    """The actor that this process is. `actor`: its id, class and name, as the node knows them."""
+
+    def __init__(self, session: runtime.Runtime, mailbox: _hot.Hold, actor: Mapping[str, Any]) -> None:
+        self._session = session
+        self._mailbox = mailbox
+        self._id: str = actor["id"]
+        self._class_name: str = actor["class"][0]
+        name = actor["options"].get("name")
+        self._title = f"{self._class_name} {name!r}" if name else self._class_name
+        self._bodies: list[Body] = []
+        handles.become_actor(mailbox)
+
+    def run(self) -> None:
+        """Constructor and calls."""
+        plan = self._construct()
+        if plan is None:
+            return
+        try:
+            self._serve(plan)
+        except settling.ExitActor:
+            self._end(DeathKind.EXIT_REQUESTED)
+        else:
+            self._end(DeathKind.NO_HANDLES)
+
+    # -- birth
+
+    def _construct(self) -> ActorPlan | None:
+        """Makes the instance, of which only its methods are kept; None when that failed and the node was told."""
+        call = _hot.take_first(self._mailbox)
+        if call is None:  # it was settled by the node: nobody can call this actor any more
+            return None
+        self._forbid_own_calls("the actor runs no call before its constructor has returned")
+        try:
+            (first, *args), kwargs = call.arguments()
+            plan: ActorPlan = first
+            cls: Any = _hot.get(plan.cls)
+            if isinstance(cls, ActorClass):  # it travelled as the name of what the decorator made
+                cls = cls.cls
+            _hot.enter(call)
+            instance = cls(*args, **kwargs)
+            names = plan.description.methods
+            self._bodies = [Body(_ready, "__ready__")]
+            self._bodies += [Body(getattr(instance, name), f"{self._class_name}.{name}") for name in names]
+        except BaseException as error:
+            if settling.is_forked():
+                raise
+            self._end_unborn(call, error)
+            return None
+        finally:
+            _hot.enter(None)
+        call.complete(None)
+        return plan
+
+    def _end_unborn(self, call: _hot.Call, error: BaseException) -> None:
+        """The constructor raised: all who call the actor are told what."""
+        if isinstance(error, settling.ExitActor):
+            data = self._end(DeathKind.EXIT_REQUESTED)
+        else:
+            raised = failures.decode_error(settling.encode(error, f"{self._class_name}.__init__"))
+            data = self._end(DeathKind.INIT_RAISED, raised)
+        call.fail(data)
+
+    # -- life
+
+    def _serve(self, plan: ActorPlan) -> None:
+        if plan.is_async:
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                runner.run(self._serve_async(plan.max_concurrency))
+        elif plan.max_concurrency > 1:
+            blocking.forbid(None)
+            ThreadsExecutor(self._mailbox, self._body, plan.max_concurrency).serve()
+        else:
+            self._forbid_own_calls("the actor runs one call at a time, and that is this one")
+            SyncExecutor(self._mailbox, self._body, _refuse_coroutine).serve()
+
+    async def _serve_async(self, limit: int) -> None:
+        self._forbid_own_calls("the loop that has to run the call is blocked by this wait")
+        await AsyncExecutor(self._mailbox, self._body, limit).serve_actor()
+
+    def _forbid_own_calls(self, reason: str) -> None:
+        serving = threading.current_thread()
+        handles.forbid_own_calls(lambda: threading.current_thread() is serving, reason)
+
+    def _body(self, call: _hot.Call) -> Body:
+        return self._bodies[call.method]
+
+    # -- death
+
+    def _end(self, kind: DeathKind, cause: BaseException | None = None) -> bytes:
+        """Tells the node how the actor ended; returns what those who call it get."""
+        death = Death(kind, pid=os.getpid(), node_id=self._session.node_id)
+        error = errors.ActorDiedError(actor_name=self._title, actor_id=self._id, death=death, cause=cause)
+        data = settling.encode(error, self._title)
+        self._session.ask("actor_ended", error=data)
+        return data
+
+
+def _ready() -> None:
+    """What `handle.__ready__()` calls."""
+
+
+def _refuse_coroutine(call: _hot.Call, body: Body) -> None:
+    raise errors.InternalError(reason=f"{body.name!r} is a coroutine of an actor that has no loop")

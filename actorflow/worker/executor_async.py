@@ -1,0 +1,173 @@
+"""Runs coroutines, many at once, on one uvloop: methods of async actors, and async tasks.
+
+An actor's mailbox rings the loop (client/waiting.py); each call becomes a task of its own, with its own context. A
+task queue has several readers and rings none of them in particular, so while async tasks run here the queue is looked
+at by a timer, and when none runs the worker goes back to waiting for its queue as for any other call.
+Guarantees: at most `limit` calls run; each is settled; `serve_*` returns only when none runs any more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import types
+from collections.abc import Callable, Coroutine, Generator
+from typing import Any
+
+from actorflow import _hot
+from actorflow.client.waiting import current_port
+from actorflow.worker import settling
+from actorflow.worker.functions import Body
+
+CALLS_A_TURN = 64  # taken before those that run get a turn
+QUEUE_LOOK_S = 0.001
+TASKS_AT_ONCE = 1000  # async tasks on one worker
+
+
+class AsyncExecutor:
+    """The calls of one mailbox that run on the loop. All methods are for the loop's thread."""
+
+    def __init__(self, mailbox: _hot.Hold, resolve: Callable[[_hot.Call], Body], limit: int) -> None:
+        self._mailbox = mailbox
+        self._resolve = resolve
+        self._limit = limit
+        self._loop = asyncio.get_running_loop()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._taking = True
+        self._is_full = False
+        self._changed = asyncio.Event()  # nothing is taken any more, or a task has ended
+        self._end: BaseException | None = None
+
+    async def serve_actor(self) -> None:
+        """Runs calls until the mailbox is abandoned. Raises ExitActor when a call did."""
+        port = current_port()
+        facts = _hot.Target(self._mailbox).facts
+        port.listen(self._mailbox, self._take)
+        self._take()
+        while self._taking:
+            self._changed.clear()
+            if facts()["abandoned"] and not self._tasks:
+                self._take()
+                self._taking = bool(self._tasks)
+            else:
+                await self._changed.wait()
+        port.ignore(self._mailbox)
+        await self._finish()
+
+    async def serve_queue(self, call: _hot.Call, body: Body) -> None:
+        """Runs an async task, and others that come while one runs."""
+        self._start(call, body)
+        while self._tasks:
+            if not _hot.must_leave():
+                self._take()
+            self._changed.clear()
+            timer = self._loop.call_later(QUEUE_LOOK_S, self._changed.set)
+            await self._changed.wait()
+            timer.cancel()
+        await self._finish()
+
+    async def _finish(self) -> None:
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+        _hot.enter(None)
+        if self._end is not None:
+            raise self._end
+
+    # -- taking
+
+    def _take(self) -> None:
+        """Starts calls that wait, as many as may run."""
+        for _ in range(CALLS_A_TURN):
+            self._is_full = len(self._tasks) >= self._limit
+            if self._is_full or not self._taking:
+                return
+            try:
+                call = _hot.take_nowait(self._mailbox)
+            except _hot.ClosedError:
+                self._stop()
+                return
+            if call is None:
+                if not self._tasks:
+                    self._changed.set()  # it may be abandoned
+                return
+            self._begin(call)
+        self._loop.call_soon(self._take)
+
+    def _stop(self) -> None:
+        self._taking = False
+        self._changed.set()
+
+    def _begin(self, call: _hot.Call) -> None:
+        try:
+            body = self._resolve(call)
+        except BaseException as error:
+            settling.fail(call, error, "task")
+            return
+        if body.is_async:
+            self._start(call, body)
+        else:
+            self._run_sync(call, body)
+
+    # -- running
+
+    def _start(self, call: _hot.Call, body: Body) -> None:
+        task = self._loop.create_task(self._run(call, body))
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if self._is_full:
+            self._is_full = False
+            self._loop.call_soon(self._take)
+        if not self._tasks:
+            self._changed.set()
+
+    async def _run(self, call: _hot.Call, body: Body) -> None:
+        try:
+            args, kwargs = call.arguments()
+            value = await _entering(call, body.function(*args, **kwargs))
+        except settling.ExitActor as request:
+            self._end = request
+            self._stop()
+        except asyncio.CancelledError as error:
+            settling.fail(call, error, body.name)
+            raise
+        except BaseException as error:
+            settling.fail(call, error, body.name)
+        else:
+            settling.settle(call, value, body.name)
+
+    def _run_sync(self, call: _hot.Call, body: Body) -> None:
+        """A plain method of an async actor: runs at once, and the loop waits for it."""
+        try:
+            args, kwargs = call.arguments()
+            _hot.enter(call)
+            value = body.function(*args, **kwargs)
+        except settling.ExitActor as request:
+            self._end = request
+            self._stop()
+        except BaseException as error:
+            settling.fail(call, error, body.name)
+        else:
+            settling.settle(call, value, body.name)
+
+
+@types.coroutine
+def _entering(call: _hot.Call, coroutine: Coroutine[Any, Any, Any]) -> Generator[Any, Any, Any]:
+    """Awaits a coroutine so that each of its steps is entered: calls made in it are nested in `call`."""
+    value: Any = None
+    error: BaseException | None = None
+    while True:
+        _hot.enter(call)
+        try:
+            yielded = coroutine.send(value) if error is None else coroutine.throw(error)
+        except StopIteration as stop:
+            return stop.value
+        value = error = None
+        try:
+            value = yield yielded
+        except GeneratorExit:
+            coroutine.close()
+            raise
+        except BaseException as thrown:
+            error = thrown

@@ -1,0 +1,65 @@
+"""Runs calls one after another in the worker's main thread: tasks, and methods of sync actors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from actorflow import _hot
+from actorflow.worker import settling
+from actorflow.worker.functions import Body
+
+Resolve = Callable[[_hot.Call], Body]
+RunAsync = Callable[[_hot.Call, Body], None]
+
+
+class SyncExecutor:
+    """Takes calls from a mailbox and runs each to its end. `run_async`: what runs one that is a coroutine."""
+
+    def __init__(self, mailbox: _hot.Hold, resolve: Resolve, run_async: RunAsync) -> None:
+        self._mailbox = mailbox
+        self._resolve = resolve
+        self._run_async = run_async
+        self._end: BaseException | None = None
+
+    def serve(self) -> None:
+        """Runs calls until there will be none: the mailbox is abandoned or closed, or the node wants the worker.
+
+        Raises ExitActor when a call did.
+        """
+        while self._run_next():
+            pass
+        if self._end is not None:
+            raise self._end
+
+    def _run_next(self) -> bool:
+        # Everything of a call is local to this frame: what it refers to is freed before the next wait.
+        try:
+            call = _hot.take(self._mailbox)
+        except _hot.ClosedError:
+            return False
+        if call is None:
+            return False
+        try:
+            self._run(call)
+        finally:
+            _hot.enter(None)
+            _hot.task_done()
+        return self._end is None
+
+    def _run(self, call: _hot.Call) -> None:
+        name = "task"
+        try:
+            body = self._resolve(call)
+            name = body.name
+            if body.is_async:
+                self._run_async(call, body)
+                return
+            args, kwargs = call.arguments()
+            _hot.enter(call)
+            value = body.function(*args, **kwargs)
+        except settling.ExitActor as request:
+            self._end = request
+        except BaseException as error:
+            settling.fail(call, error, name)
+        else:
+            settling.settle(call, value, name)

@@ -1,0 +1,80 @@
+"""Runs the methods of a threaded actor: up to max_concurrency at once, each in a thread of its own.
+
+Every thread takes calls by itself, so no call changes threads. A thread is started when one takes a call and no other
+is waiting for the next; the threads stay, and of those that wait one is woken by a push.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from actorflow import _hot
+from actorflow.worker import settling
+from actorflow.worker.functions import Body
+
+
+class ThreadsExecutor:
+    """The threads of one actor; the main thread is one of them."""
+
+    def __init__(self, mailbox: _hot.Hold, resolve: Callable[[_hot.Call], Body], limit: int) -> None:
+        self._mailbox = mailbox
+        self._resolve = resolve
+        self._limit = limit
+        self._lock = threading.Lock()
+        self._threads: list[threading.Thread] = []
+        self._waiting = 0
+        self._end: BaseException | None = None
+
+    def serve(self) -> None:
+        """Runs calls until the mailbox is abandoned and all that were taken are settled. Raises ExitActor."""
+        self._serve()
+        for thread in self._threads:
+            thread.join()
+        if self._end is not None:
+            raise self._end
+
+    def _serve(self) -> None:
+        while self._run_next():
+            pass
+
+    def _run_next(self) -> bool:
+        with self._lock:
+            self._waiting += 1
+        try:
+            call = _hot.take(self._mailbox)
+        except _hot.ClosedError:
+            call = None
+        finally:
+            with self._lock:
+                self._waiting -= 1
+        if call is None or self._end is not None:
+            return False
+        self._keep_one_waiting()
+        self._run(call)
+        return self._end is None
+
+    def _keep_one_waiting(self) -> None:
+        with self._lock:
+            if self._waiting or len(self._threads) + 1 >= self._limit:
+                return
+            thread = threading.Thread(target=self._serve, name=f"actor-{len(self._threads) + 1}", daemon=True)
+            self._threads.append(thread)
+        thread.start()
+
+    def _run(self, call: _hot.Call) -> None:
+        name = "method"
+        try:
+            body = self._resolve(call)
+            name = body.name
+            args, kwargs = call.arguments()
+            _hot.enter(call)
+            value = body.function(*args, **kwargs)
+        except settling.ExitActor as request:
+            self._end = request
+        except BaseException as error:
+            settling.fail(call, error, name)
+        else:
+            settling.settle(call, value, name)
+        finally:
+            _hot.enter(None)

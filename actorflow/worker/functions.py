@@ -1,0 +1,46 @@
+"""What a call names, ready to run: tasks' functions, loaded once and kept."""
+
+from __future__ import annotations
+
+import inspect
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+from actorflow import _hot
+from actorflow.client.remote_function import RemoteFunction
+
+KEPT_FUNCTIONS = 512  # more than a job has; one that makes functions in a loop must not fill the memory
+
+
+class Body:
+    """A function or method that calls can run. `name`: what errors call it."""
+
+    __slots__ = ("function", "is_async", "name")
+
+    def __init__(self, function: Callable[..., Any], name: str) -> None:
+        self.function = function
+        self.name = name
+        self.is_async = inspect.iscoroutinefunction(function)
+
+
+class Functions:
+    """The functions that this worker has run, the least lately used ones forgotten."""
+
+    def __init__(self) -> None:
+        self._bodies: OrderedDict[tuple[int, int], Body] = OrderedDict()
+
+    def of(self, call: _hot.Call) -> Body:
+        """What the call runs. Raises what loading it raises."""
+        name = call.function
+        body = self._bodies.get(name)
+        if body is None:
+            function: Any = call.load_function()
+            if isinstance(function, RemoteFunction):  # it travelled as the name of what the decorator made
+                function = function.function
+            body = self._bodies[name] = Body(function, getattr(function, "__qualname__", repr(function)))
+            if len(self._bodies) > KEPT_FUNCTIONS:
+                self._bodies.popitem(last=False)
+        else:
+            self._bodies.move_to_end(name)
+        return body

@@ -1,0 +1,125 @@
+"""A worker's life: attaches, then does what the node orders: serve a task queue, host an actor, exit.
+
+It is forked from the zygote, so everything is imported already. It serves one job, whose import path and directory it
+takes over with the first order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import contextlib
+import gc
+import os
+import random
+import sys
+from collections.abc import Mapping
+from typing import Any, NoReturn
+
+import msgpack
+import uvloop
+
+from actorflow import _hot, config
+from actorflow.client import runtime
+from actorflow.worker import settling
+from actorflow.worker.actor import host
+from actorflow.worker.executor_async import TASKS_AT_ONCE, AsyncExecutor
+from actorflow.worker.executor_sync import SyncExecutor
+from actorflow.worker.functions import Body, Functions
+
+
+def run(memfd: int, slot: int, epoch: int, commands: tuple[int, int], node_pidfd: int) -> NoReturn:
+    """The whole life of a worker process that was just forked for that slot. Ends in SystemExit."""
+    _reseed()
+    runtime.configure()
+    _hot.attach(memfd, slot, epoch, config.current().spin_us, node_pidfd)
+    settling.begin()
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr] # what user code prints is read as it comes
+    gc.enable()
+    with contextlib.suppress(_hot.NodeGoneError):
+        Worker(_hot.hold(commands, "mailbox")).obey()
+    atexit._run_exitfuncs()
+    _hot.detach()
+    sys.exit(0)
+
+
+def _reseed() -> None:
+    """All workers are copies of one process: each needs random numbers of its own."""
+    random.seed()
+    if "numpy.random" in sys.modules:
+        import numpy.random
+
+        numpy.random.seed()
+
+
+class Worker:
+    """This process as the node's subordinate."""
+
+    def __init__(self, commands: _hot.Hold) -> None:
+        self._commands = commands
+        self._functions = Functions()
+        self._runtime: runtime.Runtime | None = None
+        self._runner: asyncio.Runner | None = None
+
+    def obey(self) -> None:
+        """Does one order after another until one says exit."""
+        while self._next_order():
+            pass
+        if self._runner is not None:
+            self._runner.close()
+
+    def _next_order(self) -> bool:
+        call = _hot.take(self._commands, None, False)
+        if call is None:
+            return True
+        data, references = call.raw()
+        call.complete_raw(b"")
+        order = msgpack.unpackb(data)
+        do = order["do"]
+        if do == "exit":
+            return False
+        session = self._join_job(order["job"])
+        _show_gpus(order.get("gpus", ()))
+        if do == "serve":
+            self._serve(session, references[0])
+            return True
+        host(session, references[0], order["actor"])
+        return False
+
+    def _join_job(self, job: Mapping[str, Any]) -> runtime.Runtime:
+        """Takes over what the job's driver can import, with the first order."""
+        if self._runtime is None:
+            sys.path[:] = job["sys_path"]
+            with contextlib.suppress(OSError):  # it is gone: the worker stays where the node is
+                os.chdir(job["cwd"])
+            self._runtime = runtime.begin_worker(job["id"], job.get("namespace", ""))
+        return self._runtime
+
+    # -- tasks
+
+    def _serve(self, session: runtime.Runtime, queue: _hot.Hold) -> None:
+        """Runs tasks until the node wants this worker back, and says so."""
+        _hot.join(queue)
+        try:
+            SyncExecutor(
+                queue, self._functions.of, lambda call, body: self._run_async(queue, call, body)
+            ).serve()
+        finally:
+            _hot.leave(queue)
+        session.tell("left")
+
+    def _run_async(self, queue: _hot.Hold, call: _hot.Call, body: Body) -> None:
+        """An async task, and those that come while one runs, on this worker's one loop."""
+        if self._runner is None:
+            self._runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
+
+        async def serve() -> None:
+            await AsyncExecutor(queue, self._functions.of, TASKS_AT_ONCE).serve_queue(call, body)
+
+        self._runner.run(serve())
+
+
+def _show_gpus(share: Any) -> None:
+    """Lets this process see the devices that it was given, where it was given some."""
+    if share:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(str(device) for device, _ in share)

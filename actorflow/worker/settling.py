@@ -1,0 +1,116 @@
+"""How a call ends: its value, or the user's exception, or why its value cannot be had, goes into its cell.
+
+A call that was started is always settled: where its result cannot be packed, the error that says so is its result.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable
+from typing import Any
+
+from actorflow import _hot, errors
+from actorflow.client import calls
+from actorflow.wire import failures
+
+ATTEMPT = 1
+ROOM_LOOK_S = 0.01
+
+_worker_pid = 0
+_node_id = ""
+
+
+class ExitActor(BaseException):
+    """Raised by af.exit_actor: unwinds the method, and then ends the actor."""
+
+
+def begin() -> None:
+    """Tells who this worker is: its errors name it."""
+    global _worker_pid, _node_id
+    _worker_pid = os.getpid()
+    _node_id = _hot.identity()[0].hex()
+
+
+def is_forked() -> bool:
+    """Whether user code forked this process out of a running call, which is its parent's to settle."""
+    return os.getpid() != _worker_pid
+
+
+def settle(call: _hot.Call, value: Any, name: str) -> None:
+    """Makes `value` the call's result; with several returns, its items."""
+    try:
+        if call.returns == 1:
+            _with_room(lambda: call.complete(value))
+        else:
+            values = _items(value, call.returns, name)
+            _with_room(lambda: call.complete_many(values))
+    except _hot.FencedError:
+        _end_fenced()
+    except BaseException as error:
+        fail(call, _unsettled(error, value, name), name)
+
+
+def fail(call: _hot.Call, error: BaseException, name: str) -> None:
+    """Makes an exception the call's result."""
+    if is_forked():
+        raise error
+    if isinstance(error, SystemExit):
+        error = _exited(error, name)
+    data = encode(error, name)
+    try:
+        _with_room(lambda: call.fail(data))
+    except _hot.FencedError:
+        _end_fenced()
+
+
+def encode(error: BaseException, name: str) -> bytes:
+    """An exception as ERROR bytes."""
+    return failures.encode_error(error, name=name, node_id=_node_id, pid=_worker_pid, attempt=ATTEMPT)
+
+
+def _unsettled(error: BaseException, value: Any, name: str) -> BaseException:
+    """What the caller is told where the value could not be made the result."""
+    if not isinstance(error, Exception):
+        return error
+    error = calls.translated(error, lambda: [(f"the result of {name!r}", value)])
+    error.__traceback__ = None  # the runtime's own frames
+    return error
+
+
+def _items(value: Any, count: int, name: str) -> list[Any]:
+    """The values of a call that gives `count` refs. TypeError, ValueError: it returned something else."""
+    if not isinstance(value, Iterable):
+        raise TypeError(f"{name!r} has num_returns={count} and returned one {type(value).__name__}")
+    values = list(value)
+    if len(values) != count:
+        raise ValueError(f"{name!r} has num_returns={count} and returned {len(values)} values")
+    return values
+
+
+def _exited(request: SystemExit, name: str) -> BaseException:
+    """sys.exit in a call ends the call, not the worker, which others use after it."""
+    error = RuntimeError(
+        f"{name!r} called sys.exit({request.code!r}): in a worker that ends the call; to end an actor, use "
+        "af.exit_actor()"
+    )
+    error.__cause__ = request
+    return error.with_traceback(request.__traceback__)
+
+
+def _with_room(step: Any) -> None:
+    """Does a step once the message memory has room for it; callers that read their results make some."""
+    while True:
+        try:
+            step()
+        except _hot.FullError:
+            if not _hot.node_alive():
+                raise errors.NodeDiedError(node_id=_node_id, reason="its process has ended") from None
+            time.sleep(ROOM_LOOK_S)
+        else:
+            return
+
+
+def _end_fenced() -> None:
+    """This process was declared dead, and its calls were given away: nothing that it does counts any more."""
+    os._exit(1)
