@@ -64,8 +64,6 @@ struct af_store_segment {
   uint64_t size_bytes, object_bytes, object_bytes_used;
 };
 void af_store_segment_read(const struct af_client *client, struct af_store_segment *facts);
-void af_store_segment_state(struct af_client *node, uint32_t state);
-void af_store_segment_mailbox(struct af_client *node, af_off mailbox);
 
 /* heap */
 void af_heap_trim(struct af_client *client);
@@ -185,14 +183,6 @@ static void af_store_segment_read(const struct af_client *client, struct af_stor
   facts->size_bytes = header->size_bytes;
   facts->object_bytes = header->page_count * AF_PAGE;
   facts->object_bytes_used = atomic_load_explicit(&header->object_bytes_used, memory_order_relaxed);
-}
-
-static void af_store_segment_state(struct af_client *node, uint32_t state) {
-  atomic_store_explicit(&node->header->node_state, state, memory_order_release);
-}
-
-static void af_store_segment_mailbox(struct af_client *node, af_off mailbox) {
-  node->header->node_mailbox = mailbox;
 }
 
 static int af_store_subreaper(void) {

@@ -171,6 +171,11 @@ class Store:
             serving=facts.serving,
         )
 
+    def is_live(self, index: int, epoch: int) -> bool:
+        """Whether a process has taken (slot, epoch) and not left it."""
+        facts = self.slot(index)
+        return facts.epoch == epoch and facts.state is SlotState.LIVE
+
     def slots(self, role: Role) -> Iterator[SlotFacts]:
         """Every slot of a role that is not free, in order."""
         index = lib.af_store_slot_next(self._client, 0, role)
@@ -277,14 +282,6 @@ class Store:
             object_bytes=facts.object_bytes,
             object_bytes_used=facts.object_bytes_used,
         )
-
-    def set_state(self, state: NodeState) -> None:
-        """Node only: says in the header what the node is about."""
-        lib.af_store_segment_state(self._client, state)
-
-    def set_node_mailbox(self, mailbox: Name) -> None:
-        """Node only, before the first attach: where control calls go."""
-        lib.af_store_segment_mailbox(self._client, self._mailbox(mailbox))
 
     def trim(self, keep_spans: int) -> None:
         """Node only: gives the pages of free message spans beyond `keep_spans` back to the system."""

@@ -1,0 +1,139 @@
+"""A Unix stream socket in the node's loop that carries framed messages, and file descriptors along with them.
+
+Guarantees: messages arrive in order; a peer that breaks the framing or sends what is no message is cut off, and
+`on_lost` says why. Descriptors are kept in the order in which they came, for whoever expects one with a message; none
+are taken from a peer that is not to send any. What cannot be written at once is kept, up to a bound.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from actorflow.errors import ProtocolError
+from actorflow.wire import framing, messages
+
+_READ_BYTES = 65536
+_DESCRIPTORS_A_READ = 253  # SCM_MAX_FD
+_UNWRITTEN_LIMIT_BYTES = 4 << 20  # some 60,000 orders to the zygote: a reader that far behind has stopped
+
+
+class Channel:
+    """One connection, over which messages of the kinds `accepts` may come.
+
+    `on_message(message)` and `on_lost(why)` run in the loop; `on_lost` once, and nothing after it.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        connection: socket.socket,
+        on_message: Callable[[messages.Message], object],
+        on_lost: Callable[[str], object],
+        *accepts: type[messages.Message],
+        takes_descriptors: bool = False,
+    ) -> None:
+        self._loop = loop
+        self._socket = connection
+        self._on_message = on_message
+        self._on_lost = on_lost
+        self._takes_descriptors = takes_descriptors
+        self._frames: framing.Decoder[messages.Message] = framing.Decoder(*accepts)
+        self._descriptors: deque[int] = deque()
+        self._unwritten = bytearray()
+        self._closed = False
+        connection.setblocking(False)
+        loop.add_reader(connection.fileno(), self._on_readable)
+
+    # -- writing
+
+    def send(self, message: messages.Message, descriptors: Sequence[int] = ()) -> None:
+        """Sends a message; descriptors only go along while nothing is waiting to be written."""
+        if self._closed:
+            return
+        data = framing.encode(message)
+        if not self._unwritten:
+            data = data[self._write(data, descriptors) :]
+            if not data or self._closed:
+                return
+            self._loop.add_writer(self._socket.fileno(), self._on_writable)
+        self._unwritten += data
+        if len(self._unwritten) > _UNWRITTEN_LIMIT_BYTES:
+            self._lose("it has stopped reading")
+
+    def _write(self, data: bytes | bytearray, descriptors: Sequence[int]) -> int:
+        """Writes what fits now; returns how many bytes."""
+        try:
+            if descriptors:
+                return socket.send_fds(self._socket, [data], descriptors)
+            return self._socket.send(data)
+        except BlockingIOError:
+            if descriptors:
+                self._lose("it has stopped reading")
+            return 0
+        except OSError as error:
+            self._lose(str(error))
+            return 0
+
+    def _on_writable(self) -> None:
+        written = self._write(self._unwritten, ())
+        if not self._closed:
+            del self._unwritten[:written]
+            if not self._unwritten:
+                self._loop.remove_writer(self._socket.fileno())
+
+    # -- reading
+
+    def take_descriptor(self) -> int:
+        """The oldest descriptor that came and was not taken. ProtocolError: there is none."""
+        if not self._descriptors:
+            raise ProtocolError(reason="a message came without its file descriptor")
+        return self._descriptors.popleft()
+
+    def _on_readable(self) -> None:
+        try:
+            data = self._read()
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self._lose(str(error))
+            return
+        if not data:
+            self._lose("it closed its connection")
+            return
+        try:
+            for message in self._frames.feed(data):
+                if self._closed:
+                    return
+                self._on_message(message)
+        except ProtocolError as error:
+            self._lose(error.reason)
+
+    def _read(self) -> bytes:
+        if not self._takes_descriptors:
+            return self._socket.recv(_READ_BYTES)  # the kernel closes descriptors that nobody takes
+        data, descriptors, _, _ = socket.recv_fds(self._socket, _READ_BYTES, _DESCRIPTORS_A_READ)
+        self._descriptors.extend(descriptors)
+        return data
+
+    # -- the end
+
+    def _lose(self, why: str) -> None:
+        if not self._closed:
+            self.close()
+            self._on_lost(why)
+
+    def close(self) -> None:
+        """Ends the connection; `on_lost` is not called."""
+        if self._closed:
+            return
+        self._closed = True
+        self._loop.remove_reader(self._socket.fileno())
+        if self._unwritten:
+            self._loop.remove_writer(self._socket.fileno())
+        self._socket.close()
+        while self._descriptors:
+            os.close(self._descriptors.popleft())

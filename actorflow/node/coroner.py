@@ -1,0 +1,92 @@
+"""Settles what dead processes leave in shared memory, and ends those that hold up others.
+
+The work is the core's (ext/core/coroner.h); here is when it is done, and what those who wait are told.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from pathlib import Path
+
+from actorflow.errors import ActorflowError, Death, WorkerCrashedError
+from actorflow.node.log import warn
+from actorflow.shm.store import SlotState, Store, StoreError
+from actorflow.wire.failures import encode_error
+
+LOOK_S = 1.0
+_ATTEMPT = 1
+
+
+class Coroner:
+    """The node's own: it alone settles slots."""
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, store: Store, node_id: str, stopped_holder_s: float
+    ) -> None:
+        self._loop = loop
+        self._store = store
+        self._node_id = node_id
+        self._limit_s = stopped_holder_s
+        self._timer: asyncio.TimerHandle | None = None
+
+    # -- the dead
+
+    def settle(self, slot: int, epoch: int, error: bytes) -> None:
+        """Settles the slot of an ended process, unless it left in order; its started calls get `error`."""
+        facts = self._store.slot(slot)
+        if facts.epoch != epoch or facts.state is SlotState.FREE:
+            return
+        if facts.state is SlotState.RESERVED:
+            self._store.unreserve(slot, epoch)
+            return
+        settlement = self._store.settle(slot, epoch, error)
+        if settlement.repaired:
+            warn(f"process {facts.pid} died inside an operation; {settlement.repaired} counts were repaired")
+
+    def task_error(self, death: Death) -> bytes:
+        """What the tasks that a worker had started get."""
+        return self.encode(WorkerCrashedError(task_name="task", death=death, attempt=_ATTEMPT))
+
+    def encode(self, error: ActorflowError) -> bytes:
+        """An error of the node's own as ERROR bytes."""
+        return encode_error(error, name="node", node_id=self._node_id, pid=os.getpid(), attempt=_ATTEMPT)
+
+    # -- those that hold up others
+
+    def start(self) -> None:
+        """Begins to look for locks that are held for too long."""
+        self._timer = self._loop.call_later(LOOK_S, self._look)
+
+    def stop(self) -> None:
+        """Looks no more."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _look(self) -> None:
+        slot = self._store.overdue(self._limit_s)
+        if slot is not None:
+            self._end_holder(slot)
+        self.start()
+
+    def _end_holder(self, slot: int) -> None:
+        """Kills the process of a slot: it was stopped, or is stuck, while it held a lock that others need."""
+        facts = self._store.slot(slot)
+        if facts.state is not SlotState.LIVE or facts.pid == os.getpid():
+            return
+        warn(
+            f"process {facts.pid} ({_command(facts.pid)}) has held a lock of the shared memory for over "
+            f"{self._limit_s:g} s (is it stopped?): it is killed"
+        )
+        try:
+            os.kill(facts.pid, signal.SIGKILL)
+        except OSError as error:
+            warn(f"process {facts.pid} could not be killed: {error}")
+
+
+def _command(pid: int) -> str:
+    try:
+        return Path("/proc", str(pid), "comm").read_text().strip()
+    except OSError:
+        return "unknown"

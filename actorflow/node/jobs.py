@@ -1,0 +1,45 @@
+"""What the node keeps of each driver's job: its queues by shape, and what its workers are told."""
+
+from __future__ import annotations
+
+from actorflow import _hot
+from actorflow.core.events import JobId, QueueId
+from actorflow.core.resources import ResourceSet
+from actorflow.errors import Death
+from actorflow.wire.messages import JobStart
+
+
+QueueKey = tuple[ResourceSet, bool]  # what each call takes, and whether calls are coroutines
+
+
+class Queue:
+    """One task queue: the calls of one job that take `shape`."""
+
+    __slots__ = ("id", "job", "last_depth", "mailbox", "shape")
+
+    def __init__(self, queue: QueueId, job: Job, shape: ResourceSet, mailbox: _hot.Hold) -> None:
+        self.id = queue
+        self.job = job
+        self.shape = shape
+        self.mailbox = mailbox
+        self.last_depth = 0  # as last observed: whether it is worth a look every 100 ms
+
+
+class Job:
+    """A driver's work. `description` is what its workers are told. `ended`: how its driver ended."""
+
+    __slots__ = ("description", "driver_pid", "ended", "id", "namespace", "queues")
+
+    def __init__(self, job: JobId, start: JobStart, driver_pid: int) -> None:
+        self.id = job
+        self.namespace = start.namespace
+        self.driver_pid = driver_pid
+        self.description = {
+            "id": int(job),
+            "namespace": start.namespace,
+            "sys_path": start.sys_path,
+            "cwd": start.cwd,
+            "driver": start.driver,
+        }
+        self.queues: dict[QueueKey, Queue] = {}
+        self.ended: Death | None = None

@@ -1,0 +1,182 @@
+"""What the node answers to each control call; a handler's name is the call's.
+
+From whoever makes calls: open_queue, create_actor, kill_actor, get_actor, actor_error. From workers: left, actor_ended.
+From what user code forked: forked. From whoever looks: resources, nodes, state.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from typing import Any
+
+from actorflow.core import events
+from actorflow.core.resources import ResourceSet
+from actorflow.errors import Death, DeathKind, ProtocolError
+from actorflow.node.actors import Actor
+from actorflow.node.control import Answer, Refused, Request
+from actorflow.node.jobs import Job
+from actorflow.node.server import Node
+from actorflow.node.workers import Worker
+
+NOTHING: Answer = (None, ())
+
+
+class Requests:
+    """The node's answers. Registers itself with the node's control."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        for handler in (
+            *(self.open_queue, self.create_actor, self.kill_actor, self.get_actor, self.actor_error),
+            *(self.left, self.actor_ended, self.forked),
+            *(self.resources, self.nodes, self.state),
+        ):
+            node.control.handle(handler.__name__, handler)
+
+    # -- from whoever makes calls
+
+    def open_queue(self, request: Request) -> Answer:
+        """{"shape": [[name, ten-thousandths], ...], "options": {"is_async"}} -> [queue's mailbox]."""
+        job = self._job(request)
+        is_async = bool(request.field("options", dict).get("is_async"))
+        queue = self._node.scheduling.open_queue(job, _shape(request, "shape"), is_async)
+        return None, [queue.mailbox]
+
+    def create_actor(self, request: Request) -> Answer:
+        """{"class": description, "options", "to_place": shape, "to_run": shape}, [actor, mailbox] -> [mailbox]."""
+        job = self._job(request)
+        handle, mailbox = request.reference(0, "actor"), request.reference(1, "mailbox")
+        description, options = request.field("class", list), request.field("options", dict)
+        if options.get("get_if_exists"):
+            there = self._node.actors.named(options.get("namespace") or job.namespace, options.get("name") or "")
+            if there is not None:
+                return there.description, [there.mailbox]
+        to_place, to_run = _shape(request, "to_place"), _shape(request, "to_run")
+        self._node.actors.create(job, handle, mailbox, description, options, to_place, to_run)
+        return description, [mailbox]
+
+    def kill_actor(self, request: Request) -> Answer:
+        """[mailbox or actor] -> nothing. An actor that is dead already stays so."""
+        actor = self._node.actors.of_mailbox(request.reference(0, "mailbox"))
+        if actor is not None:
+            asker = self._node.store.slot(request.process[0]).pid
+            detail = f"by process {asker}"
+            pid = actor.worker.pid if actor.worker is not None else None
+            self._node.actors.kill(
+                actor, Death(DeathKind.KILLED, pid=pid, node_id=self._node.node_id, detail=detail)
+            )
+        return NOTHING
+
+    def get_actor(self, request: Request) -> Answer:
+        """{"name", "namespace"} -> description, [mailbox]; nothing and no references when there is none."""
+        namespace = request.field("namespace", str, "") or self._job(request).namespace
+        actor = self._node.actors.named(namespace, request.field("name", str))
+        return (actor.description, [actor.mailbox]) if actor is not None else NOTHING
+
+    def actor_error(self, request: Request) -> Answer:
+        """[mailbox] of a dead actor -> fails with what its calls get."""
+        raise Refused(self._node.actors.error_of(request.reference(0, "mailbox")))
+
+    # -- from workers
+
+    def left(self, request: Request) -> Answer:
+        """The worker reads no queue any more and waits for an order."""
+        worker = self._worker(request)
+        self._node.workers.left(worker)
+        self._node.tell(events.WorkerLeftQueue(worker.id))
+        return NOTHING
+
+    def actor_ended(self, request: Request) -> Answer:
+        """{"error": ERROR bytes}: what those who call the actor get; its process ends next."""
+        self._node.actors.say_last_words(self._worker(request), request.field("error", bytes))
+        return NOTHING
+
+    # -- from what user code forked
+
+    def forked(self, request: Request) -> Answer:
+        """The process that asks was forked by user code from another client."""
+        self._node.forked(request.process)
+        return NOTHING
+
+    # -- from whoever looks
+
+    def resources(self, _: Request) -> Answer:
+        """-> {"total": amounts, "available": amounts}, in ones."""
+        scheduler = self._node.scheduler
+        return {"total": scheduler.total, "available": scheduler.available}, ()
+
+    def nodes(self, _: Request) -> Answer:
+        """-> one description for each node."""
+        node = {
+            "node_id": self._node.node_id,
+            "pid": os.getpid(),
+            "hostname": socket.gethostname(),
+            "alive": True,
+            "resources": self._node.scheduler.total,
+            "labels": self._node.labels,
+        }
+        return [node], ()
+
+    def state(self, _: Request) -> Answer:
+        """-> {"jobs", "workers", "actors"}: what is there now."""
+        return {
+            "jobs": [_job_facts(job) for job in self._node.jobs.values()],
+            "workers": [_worker_facts(worker) for worker in self._node.workers],
+            "actors": [_actor_facts(actor) for actor in self._node.actors],
+        }, ()
+
+    # -- who asks
+
+    def _job(self, request: Request) -> Job:
+        job = self._node.job_of(request.process)
+        if job is None or job.ended is not None:
+            raise ProtocolError(reason="whoever asks belongs to no job that is running")
+        return job
+
+    def _worker(self, request: Request) -> Worker:
+        worker = self._node.workers.find(request.process)
+        if worker is None:
+            raise ProtocolError(reason="only a worker may say this")
+        return worker
+
+
+def _shape(request: Request, name: str) -> ResourceSet:
+    """Resources as a list of [name, ten-thousandths]."""
+    pairs = request.field(name, list)
+    try:
+        units = {str(resource): int(amount) for resource, amount in pairs}
+        return ResourceSet(units)
+    except (TypeError, ValueError) as error:
+        raise ProtocolError(reason=f"{name} {pairs!r} is no list of resources: {error}") from None
+
+
+def _job_facts(job: Job) -> dict[str, Any]:
+    return {
+        "id": int(job.id),
+        "namespace": job.namespace,
+        "driver_pid": job.driver_pid,
+        "driver": job.description["driver"],
+        "queues": len(job.queues),
+    }
+
+
+def _worker_facts(worker: Worker) -> dict[str, Any]:
+    return {
+        "id": int(worker.id),
+        "pid": worker.pid,
+        "job": int(worker.job.id) if worker.job is not None else None,
+        "queue": int(worker.queue.id) if worker.queue is not None else None,
+    }
+
+
+def _actor_facts(actor: Actor) -> dict[str, Any]:
+    return {
+        "id": actor.hex,
+        "class": actor.description[0],
+        "name": actor.name,
+        "namespace": actor.namespace,
+        "job": int(actor.job.id),
+        "state": actor.state.name,
+        "pid": actor.worker.pid if actor.worker is not None else None,
+    }

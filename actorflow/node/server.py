@@ -1,0 +1,206 @@
+"""The node: wires its parts together, and decides what follows when a driver, a worker or the zygote ends.
+
+One event loop, one thread. It runs no user code and unpickles nothing of users.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+
+from actorflow import _hot, config
+from actorflow.client.waiting import LoopPort
+from actorflow.core import events
+from actorflow.core.events import JobId
+from actorflow.core.policy import Policy
+from actorflow.core.resources import ResourceSet
+from actorflow.core.scheduler import Scheduler
+from actorflow.errors import Death, DeathKind
+from actorflow.node.actors import Actors
+from actorflow.node.clients import Clients, Driver
+from actorflow.node.control import Control
+from actorflow.node.coroner import Coroner
+from actorflow.node.forks import Forks
+from actorflow.node.jobs import Job
+from actorflow.node.orphans import end_descendants
+from actorflow.node.scheduling import Scheduling
+from actorflow.node.workers import Worker, Workers
+from actorflow.node.zygote_link import ZygoteLink
+from actorflow.shm.store import Store, StoreError
+from actorflow.wire import messages
+
+ZYGOTE_END_S = 2.0  # it asks nobody, so only one that is stopped takes as long
+
+
+class Node:
+    """A running node. `private`: it ends with its driver."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        node_id: bytes,
+        memfd: int,
+        total: ResourceSet,
+        labels: dict[str, str],
+        private: bool,
+        zygote: tuple[int, int, socket.socket],
+    ) -> None:
+        settings = config.current()
+        self.node_id = node_id.hex()
+        self.labels = labels
+        self.jobs: dict[JobId, Job] = {}
+        self._loop = loop
+        self._private = private
+        self._job_count = 0
+        self._fork_jobs: dict[tuple[int, int], Job] = {}
+        self._stop_asked: asyncio.Future[str] = loop.create_future()
+        self._workers_gone = asyncio.Event()
+        self.store = Store(_hot.client_address())
+        self._port = LoopPort(loop)
+        self._zygote = ZygoteLink(loop, *zygote, self.stop)
+        self._coroner = Coroner(loop, self.store, self.node_id, settings.stopped_holder_s)
+        self._clients = Clients(loop, self.store, memfd, self)
+        self.forks = Forks(loop, self.store, self._fork_gone)
+        self.workers = Workers(loop, self.store, self._zygote, self.node_id, self)
+        self.actors = Actors(self.store, self.workers, self._coroner, self.node_id, self.tell, self._port)
+        self.scheduler = Scheduler(total, Policy.for_node(total, idle_worker_s=settings.idle_worker_s))
+        self.scheduling = Scheduling(
+            loop, self._port, self.store, self.scheduler, self.workers, self.actors
+        )
+        self.control = Control(self._coroner.encode)
+
+    # -- life
+
+    async def run(self, driver: socket.socket | None, address: str) -> str:
+        """Serves until the node is to end; returns why. `driver`: a private node's; else it listens at `address`."""
+        self._zygote.listen(self.workers)
+        self._port.listen(self.control.mailbox, self.control.serve)
+        _hot.publish_node_mailbox(self.control.mailbox)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._loop.add_signal_handler(number, self.stop, f"the node was told to stop ({number.name})")
+        if driver is not None:
+            self._clients.take(driver)
+        else:
+            self._clients.listen(address)
+        self.scheduling.start()
+        self._coroner.start()
+        self.forks.start()
+        reason = await self._stop_asked
+        await self._end(reason)
+        return reason
+
+    def stop(self, reason: str) -> None:
+        """Has the node end, with all that it runs. The first reason counts."""
+        if not self._stop_asked.done():
+            self._stop_asked.set_result(reason)
+
+    async def _end(self, reason: str) -> None:
+        """Ends everything: first what can end by itself, then the rest by force."""
+        self.scheduling.stop()
+        self._coroner.stop()
+        self.forks.stop()
+        self._clients.say_goodbye(reason)
+        _hot.stop_node()
+        await self._end_workers()
+        await self._zygote.end(ZYGOTE_END_S)
+        end_descendants()
+        self._clients.close()
+
+    async def _end_workers(self) -> None:
+        """Lets idle workers end by themselves for a while; those that run user code are killed by the zygote."""
+        for worker in self.workers:
+            if self.workers.is_busy(worker):
+                self.workers.kill(worker, self.workers.death(worker, DeathKind.NODE_DIED))
+            else:
+                self.store.rouse(worker.commands.mailbox.name)
+        self.scheduling.rouse_all()
+        self.actors.rouse_all()
+        if self.workers:
+            try:
+                async with asyncio.timeout(config.current().shutdown_grace_s):
+                    await self._workers_gone.wait()
+            except TimeoutError:
+                return
+
+    # -- what its parts tell each other
+
+    def tell(self, event: events.Event) -> None:
+        """Hands an event to the scheduler."""
+        if not self._stop_asked.done():
+            self.scheduling.tell(event)
+
+    # -- drivers
+
+    def attached(self, driver: Driver, start: messages.JobStart) -> int:
+        """A driver has come: its job begins."""
+        self._job_count += 1
+        job = Job(JobId(self._job_count), start, driver.pid)
+        self.jobs[job.id] = job
+        self.tell(events.JobStarted(job.id))
+        return job.id
+
+    def left(self, driver: Driver, how: str) -> None:
+        """A driver is no more: its job ends, and a private node with it."""
+        what = f"its driver (pid {driver.pid}) is gone: {how}"
+        if self._private:
+            self.stop(what)
+            return
+        job = self.jobs.pop(JobId(driver.job), None)
+        if job is not None:
+            job.ended = Death(DeathKind.JOB_ENDED, node_id=self.node_id, detail=what)
+            self.scheduling.end_job(job, self._coroner.task_error(job.ended))
+            self.actors.end_job(job, job.ended)
+
+    def gone(self, driver: Driver) -> None:
+        """A driver uses the memory no more."""
+        death = Death(DeathKind.EXITED, pid=driver.pid, node_id=self.node_id)
+        self._settle(driver.slot, driver.epoch, self._coroner.task_error(death))
+
+    # -- workers
+
+    def worker_ready(self, worker: Worker) -> None:
+        """A worker waits for its first order."""
+        self.tell(events.WorkerReady(worker.id))
+
+    def worker_failed(self) -> None:
+        """A worker could not be forked."""
+        self.tell(events.WorkersNotStarted(1))
+
+    def worker_gone(self, worker: Worker, death: Death) -> None:
+        """A worker's process has ended: what it had begun gets an error, and its actor is dead."""
+        error = self.actors.error_on_death(worker, death) or self._coroner.task_error(death)
+        self._settle(worker.slot, worker.epoch, error)
+        self.tell(events.WorkerGone(worker.id))
+        self.actors.worker_gone(worker, error)
+        if not self.workers:
+            self._workers_gone.set()
+
+    def _fork_gone(self, slot: int, epoch: int, pid: int) -> None:
+        """A process that user code forked has ended."""
+        death = Death(DeathKind.EXITED, pid=pid, node_id=self.node_id)
+        self._fork_jobs.pop((slot, epoch), None)
+        self._settle(slot, epoch, self._coroner.task_error(death))
+
+    def _settle(self, slot: int, epoch: int, error: bytes) -> None:
+        if not self._stop_asked.done():
+            self._coroner.settle(slot, epoch, error)
+
+    def job_of(self, process: tuple[int, int]) -> Job | None:
+        """The job for which (slot, epoch) works: a driver, a worker, or what one of these forked."""
+        worker = self.workers.find(process)
+        if worker is not None:
+            return worker.job
+        facts = self.store.slot(process[0])
+        if facts.epoch != process[1]:
+            return None
+        return self._fork_jobs.get(process) or self.jobs.get(JobId(facts.job))
+
+    def forked(self, process: tuple[int, int]) -> None:
+        """A process that user code forked says that it is there. It works for the job of the one that forked it."""
+        parent = self.forks.announced(*process)
+        if parent is not None:
+            job = self.job_of((parent, self.store.slot(parent).epoch))
+            if job is not None:
+                self._fork_jobs[process] = job
