@@ -15,7 +15,7 @@ import numpy as np
 from actorflow import config
 
 _PLAIN_KINDS = "biufcmMSU"  # the dtype's text says all there is to say
-_DATE_KINDS = "mM"  # no buffer format has these: they go as integers
+_BUFFER_KINDS = "biufcSU"  # the buffer protocol has a format for them
 
 
 def reduce_array(array: np.ndarray[Any, Any]) -> Any:
@@ -33,12 +33,9 @@ def reduce_array(array: np.ndarray[Any, Any]) -> Any:
     code: Any = dtype.str if plain else dtype
     if array.nbytes < config.current().in_band_limit_bytes:
         return view_array, (array.tobytes(order), code, array.shape, order)
-    try:
-        exporter: Any = array.view("i8") if dtype.kind in _DATE_KINDS else array
-        buffer = pickle.PickleBuffer(exporter)
-    except (BufferError, ValueError, TypeError):  # a dtype that has no buffer format
-        return array.__reduce_ex__(pickle.HIGHEST_PROTOCOL)
-    return view_array, (buffer, code, array.shape, order)
+    as_it_is = order == "C" and dtype.kind in _BUFFER_KINDS
+    exporter: Any = array if as_it_is else array.reshape(-1, order=order).view("u1")
+    return view_array, (pickle.PickleBuffer(exporter), code, array.shape, order)
 
 
 def view_array(

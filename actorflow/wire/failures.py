@@ -133,7 +133,7 @@ def _pickled(error: BaseException, depth: int) -> tuple[bytes, list[bytes], list
     else:
         parts = (type(error), error.args, own_state(error))
     packed = pickling.dumps(parts, explain=False)
-    return packed.data, [bytes(buffer) for buffer in packed.buffers], members
+    return packed.data, [bytes(buffer.raw()) for buffer in packed.buffers], members
 
 
 def _unpickled(stream: bytes, buffers: list[bytes], members: list[Any]) -> BaseException:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import msgpack
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -129,6 +130,12 @@ def test_type_args_and_attributes_survive(make: Callable[[], BaseException]) -> 
     assert str(after) == str(before)
     assert vars(after) == vars(before)
     assert pickle.loads(pickle.dumps(arrived)).args == before.args
+
+
+def test_arrays_in_an_exception_arrive() -> None:
+    array = np.arange(2000.0).reshape(40, 50).T
+    error = there_and_back(ValueError("bad data", array))
+    assert np.array_equal(error.args[1], array)
 
 
 def test_a_class_of_main_travels_along(tmp_path: Path) -> None:
