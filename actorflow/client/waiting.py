@@ -87,22 +87,24 @@ def _gone() -> BaseException:
 class _DoneCallback:
     """A callback of `add_done_callback`, run in the loop once the reference is done."""
 
-    __slots__ = ("_callback", "_context", "_loop", "_reference")
+    __slots__ = ("_callback", "_context", "_port", "_reference")
 
     def __init__(
         self,
-        loop: asyncio.AbstractEventLoop,
+        port: LoopPort,
         reference: _hot.Reference,
         callback: Callable[[Any], object],
         context: contextvars.Context | None,
     ) -> None:
-        self._loop = loop
+        self._port = port
         self._reference = reference
         self._callback = callback
         self._context = context
 
     def __call__(self) -> None:
-        self._loop.call_soon(self._callback, self._reference, context=self._context)
+        loop = self._port.loop()
+        if loop is not None:
+            loop.call_soon(self._callback, self._reference, context=self._context)
 
 
 class _Countdown:
@@ -152,7 +154,7 @@ class LoopPort:
         self._armed = False  # ringers are to send a datagram
         self._quiet_at = 0.0  # when to stop looking in every turn
         self._spins = 0
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: weakref.ref[asyncio.TimerHandle] | None = None  # the handle refers to the loop
         self._timer_s = 0.0
         self._closed = False
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -212,7 +214,7 @@ class LoopPort:
         context: contextvars.Context | None = None,
     ) -> None:
         """Runs `callback(reference)` in the loop once it is done; soon when it is done already."""
-        note = _DoneCallback(self._require_loop(), reference, callback, context)
+        note = _DoneCallback(self, reference, callback, context)
         if self._watch(reference, note):
             self._callbacks.setdefault((reference, callback), []).append(note)
         else:
@@ -340,12 +342,17 @@ class LoopPort:
     # -- the timed look
 
     def _set_timer(self, interval_s: float) -> None:
-        if self._timer is not None:
-            if self._timer_s <= interval_s:
-                return
-            self._timer.cancel()
+        if self._timer is not None and self._timer_s <= interval_s:
+            return
+        self._cancel_timer()
         self._timer_s = interval_s
-        self._timer = self._require_loop().call_later(interval_s, self._look)
+        self._timer = weakref.ref(self._require_loop().call_later(interval_s, self._look))
+
+    def _cancel_timer(self) -> None:
+        timer = self._timer() if self._timer is not None else None
+        if timer is not None:
+            timer.cancel()
+        self._timer = None
 
     def _look(self) -> None:
         """Finds rings that were lost, and the death of the node."""
@@ -382,8 +389,7 @@ class LoopPort:
             if not loop.is_closed():
                 self._fail(error)
                 loop.remove_reader(self._socket.fileno())
-        if self._timer is not None:
-            self._timer.cancel()
+        self._cancel_timer()
         self.release()
 
     def forget(self) -> None:
