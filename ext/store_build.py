@@ -32,7 +32,10 @@ int32_t af_store_slot_next(struct af_client *client, uint32_t from, uint32_t rol
 int af_store_slot_ask_leave(struct af_client *client, uint32_t index, uint32_t epoch, bool leave);
 
 /* mailboxes */
-struct af_mailbox_facts { uint64_t depth; uint32_t allowed, active, readers, blocked, sleepers, closed, abandoned, lanes; };
+struct af_mailbox_facts {
+  uint64_t depth;
+  uint32_t allowed, active, readers, blocked, sleepers, closed, abandoned, lanes;
+};
 void af_mailbox_facts(const struct af_client *client, af_off mailbox, struct af_mailbox_facts *facts);
 uint32_t af_mailbox_allow(struct af_client *node, af_off mailbox, uint32_t allowed);
 int af_mailbox_close(struct af_client *node, af_off mailbox, af_off error, uint8_t format);
@@ -42,7 +45,9 @@ int af_store_error_create(struct af_client *client, const uint8_t *data, uint32_
 void af_hold_drop(struct af_client *client, uint32_t index);
 
 /* coroner */
-struct af_settlement { uint32_t calls_failed, holds_dropped, lanes_orphaned, inside_operation, repaired, recount_owed; };
+struct af_settlement {
+  uint32_t calls_failed, holds_dropped, lanes_orphaned, inside_operation, repaired, recount_owed;
+};
 int af_coroner_settle(struct af_client *node, uint32_t slot, uint32_t epoch, af_off error, uint8_t format,
                       struct af_settlement *settlement);
 int af_coroner_overdue(struct af_client *node, uint64_t limit_ns);

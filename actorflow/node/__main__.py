@@ -41,7 +41,9 @@ def main() -> int:
     driver = socket.socket(fileno=arguments.driver_fd) if arguments.driver_fd is not None else None
     missing = missing_features()
     if missing:
-        return _refuse(driver, f"this system lacks, or forbids, what actorflow is built on: {', '.join(missing)}")
+        return _refuse(
+            driver, f"this system lacks, or forbids, what actorflow is built on: {', '.join(missing)}"
+        )
     try:
         return _serve(arguments, driver)
     except (OSError, ValueError) as error:

@@ -13,7 +13,7 @@ Hello and waits for Welcome or Refuse. The node ends with that driver, however t
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 
 class UsageError(ValueError):
@@ -96,7 +96,7 @@ def _object(text: str) -> dict[object, str]:
     return value
 
 
-_OPTIONS = {
+_OPTIONS: dict[str, tuple[str, Callable[[str], object]]] = {
     "--driver-fd": ("driver_fd", _size),
     "--num-cpus": ("num_cpus", _amount),
     "--num-gpus": ("num_gpus", _amount),

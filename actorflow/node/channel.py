@@ -1,7 +1,7 @@
 """A Unix stream socket in the node's loop that carries framed messages, and file descriptors along with them.
 
-Guarantees: messages arrive in order; a peer that breaks the framing or sends what is no message is cut off, and
-`on_lost` says why. Descriptors are kept in the order in which they came, for whoever expects one with a message; none
+Guarantees: messages arrive in order; a peer that breaks the framing or sends what is no message is refused and cut
+off, and `on_lost` says why. Descriptors are kept in the order in which they came, for whoever expects one with a message; none
 are taken from a peer that is not to send any. What cannot be written at once is kept, up to a bound.
 """
 
@@ -110,6 +110,7 @@ class Channel:
                     return
                 self._on_message(message)
         except ProtocolError as error:
+            self.send(messages.Refuse("order", error.reason))
             self._lose(error.reason)
 
     def _read(self) -> bytes:

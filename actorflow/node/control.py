@@ -48,7 +48,7 @@ class Request:
         return self.references[index]
 
 
-class Refused(Exception):  # noqa: N818 - no error of the node's: an answer
+class Refused(Exception):
     """Raised by a handler to answer with ERROR bytes that it has already."""
 
     def __init__(self, data: bytes) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from actorflow.errors import ActorflowError, Death, WorkerCrashedError
 from actorflow.node.log import warn
-from actorflow.shm.store import SlotState, Store, StoreError
+from actorflow.shm.store import SlotState, Store
 from actorflow.wire.failures import encode_error
 
 LOOK_S = 1.0

@@ -53,17 +53,17 @@ class Forks:
         return facts.parent
 
     def _watch(self, facts: SlotFacts) -> None:
-        process = (facts.index, facts.epoch)
+        process = (facts.number, facts.epoch)
         if process in self._watches:
             return
         pidfd = open_pidfd(facts.pid)
         if pidfd is None:
-            self._on_gone(facts.index, facts.epoch, facts.pid)
+            self._on_gone(facts.number, facts.epoch, facts.pid)
             return
 
         def ended() -> None:
             del self._watches[process]
-            self._on_gone(facts.index, facts.epoch, facts.pid)
+            self._on_gone(facts.number, facts.epoch, facts.pid)
 
         self._watches[process] = Watch(self._loop, pidfd, ended)
 
@@ -71,7 +71,7 @@ class Forks:
         now_s = monotonic()
         seen = {}
         for facts in self._store.slots(Role.FORK):
-            process = (facts.index, facts.epoch)
+            process = (facts.number, facts.epoch)
             if facts.state is SlotState.LIVE:
                 self._watch(facts)
             elif facts.state is SlotState.RESERVED:

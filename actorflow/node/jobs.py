@@ -8,7 +8,6 @@ from actorflow.core.resources import ResourceSet
 from actorflow.errors import Death
 from actorflow.wire.messages import JobStart
 
-
 QueueKey = tuple[ResourceSet, bool]  # what each call takes, and whether calls are coroutines
 
 

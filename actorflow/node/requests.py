@@ -49,7 +49,9 @@ class Requests:
         handle, mailbox = request.reference(0, "actor"), request.reference(1, "mailbox")
         description, options = request.field("class", list), request.field("options", dict)
         if options.get("get_if_exists"):
-            there = self._node.actors.named(options.get("namespace") or job.namespace, options.get("name") or "")
+            there = self._node.actors.named(
+                options.get("namespace") or job.namespace, options.get("name") or ""
+            )
             if there is not None:
                 return there.description, [there.mailbox]
         to_place, to_run = _shape(request, "to_place"), _shape(request, "to_run")

@@ -27,7 +27,7 @@ from actorflow.node.orphans import end_descendants
 from actorflow.node.scheduling import Scheduling
 from actorflow.node.workers import Worker, Workers
 from actorflow.node.zygote_link import ZygoteLink
-from actorflow.shm.store import Store, StoreError
+from actorflow.shm.store import Store
 from actorflow.wire import messages
 
 ZYGOTE_END_S = 2.0  # it asks nobody, so only one that is stopped takes as long
@@ -66,9 +66,7 @@ class Node:
         self.workers = Workers(loop, self.store, self._zygote, self.node_id, self)
         self.actors = Actors(self.store, self.workers, self._coroner, self.node_id, self.tell, self._port)
         self.scheduler = Scheduler(total, Policy.for_node(total, idle_worker_s=settings.idle_worker_s))
-        self.scheduling = Scheduling(
-            loop, self._port, self.store, self.scheduler, self.workers, self.actors
-        )
+        self.scheduling = Scheduling(loop, self._port, self.store, self.scheduler, self.workers, self.actors)
         self.control = Control(self._coroner.encode)
 
     # -- life

@@ -1,10 +1,10 @@
 """The zygote: a warm, single-threaded process that forks the workers, reaps them, and ends all of them with itself.
 
-Theory: it is forked from the node before that starts its loop, so everything is imported and frozen, and nothing runs.
-It waits in one poll for orders, for SIGCHLD, and for the node's death. A child that has ended is first killed as a group
+Theory: it is forked from the node before that starts its loop, so all is imported and frozen, and nothing runs. It
+waits in one poll for orders, for SIGCHLD, and for the node's death. A child that has ended is first killed as a group
 and only then reaped: until it is reaped its process id cannot belong to anyone else, so no stranger can be hit.
-Guarantees: each forked worker is reported once as forked and once as exited; when the node ends, however it does, every
-process below the zygote is killed, also what user code forked or daemonized, and then the zygote exits.
+Guarantees: each forked worker is reported once as forked and once as exited; when the node ends, however it does,
+every process below the zygote is killed, also what user code forked or daemonized, and then the zygote exits.
 """
 
 from __future__ import annotations

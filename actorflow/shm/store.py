@@ -1,7 +1,7 @@
 """The segment as the node and the tools see it: slots, mailbox settings, settling of the dead, audit.
 
-Everything works on the client of `actorflow._hot` in the same process, given by its address. cffi releases the GIL during
-each call, so a process that uses this must not use the same client from another thread meanwhile; the node has one thread.
+Everything works on the client of `actorflow._hot` in the same process, given by its address. cffi releases the GIL
+during each call, so a process that uses this must not use its client from another thread meanwhile; the node has one.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class NodeState(enum.IntEnum):
 class SlotFacts(NamedTuple):
     """What a slot says of its process. `running` and `serving` are block offsets, 0: none."""
 
-    index: int
+    number: int
     epoch: int
     state: SlotState
     pid: int
@@ -159,7 +159,7 @@ class Store:
         facts = ffi.new("struct af_store_slot *")
         _check(lib.af_store_slot_read(self._client, index, facts), f"reading slot {index}")
         return SlotFacts(
-            index=index,
+            number=index,
             epoch=facts.epoch,
             state=SlotState(facts.state),
             pid=facts.pid,
