@@ -19,6 +19,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+from actorflow.client.connection import UNIX_SOCKETS, shared_nodes
+
 try:
     import typer
     from rich.console import Console
@@ -27,8 +29,6 @@ except ImportError as error:
     raise SystemExit(f"the command line needs {error.name}: install the extra actorflow[cli]") from error
 
 START_DEADLINE_S = 30.0
-UNIX_SOCKETS = Path("/proc/net/unix")
-ACCEPTS = 0x10000  # flag of a listening socket (__SO_ACCEPTCON); connections carry the same name without it
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -47,14 +47,6 @@ class NodeFacts:
     uptime_s: float
     processes: int  # the node's own included
     memory_bytes: int  # proportional share of all of them
-
-
-def listening(text: str, uid: int) -> list[str]:
-    """The addresses of the nodes of user `uid` in `text`, which is what /proc/net/unix says."""
-    prefix = f"@actorflow/{uid}/"
-    rows = (line.split(maxsplit=7) for line in text.splitlines()[1:])
-    named = (row for row in rows if len(row) == 8 and row[7].startswith(prefix))
-    return sorted(row[7][1:] for row in named if int(row[3], 16) & ACCEPTS)
 
 
 def node_pid(address: str) -> int:
@@ -123,7 +115,7 @@ def launch(arguments: list[str], log: Path | None) -> str:
             (os.POSIX_SPAWN_DUP2, writer, 1),
             (os.POSIX_SPAWN_DUP2, said.fileno(), 2),
         ]
-        command = [sys.executable, "-m", "actorflow.node", "--listen", *arguments]
+        command = [sys.executable, "-P", "-m", "actorflow.node", "--listen", *arguments]
         pid = os.posix_spawn(sys.executable, command, os.environ, file_actions=actions, setsid=True)
         os.close(writer)
         address = first_line(reader, START_DEADLINE_S)
@@ -205,7 +197,7 @@ def stop(
 ) -> None:
     """Ends a node, its workers and the jobs that it runs."""
     results: list[dict[str, Any]] = []
-    for name in [address] if address else listening(UNIX_SOCKETS.read_text(), os.getuid()):
+    for name in [address] if address else shared_nodes(UNIX_SOCKETS.read_text(), os.getuid()):
         try:
             how = "stopped" if end(name, timeout_s) else "killed"
         except NodeLostError as error:
@@ -226,7 +218,7 @@ def stop(
 def status(as_json: AsJson = False) -> None:
     """Lists the nodes of this user on this machine."""
     found = []
-    for address in listening(UNIX_SOCKETS.read_text(), os.getuid()):
+    for address in shared_nodes(UNIX_SOCKETS.read_text(), os.getuid()):
         try:
             found.append(facts(address))
         except NodeLostError:

@@ -63,7 +63,7 @@ async def words(text: str) -> dict[str, int]:
     try:
         counts: dict[str, int] = await app.state.words.count(text)
     except ValueError as error:  # raised in the actor's process, caught here as what it is
-        raise HTTPException(422, str(error)) from error
+        raise HTTPException(422, error.args[0]) from error
     return counts
 
 

@@ -110,7 +110,10 @@ def web_server(environment: dict[str, str], log: Path, workers: int) -> Iterator
     """uvicorn with the example; its URL. It is asked to end, and has to end well."""
     command = [sys.executable, "-m", "uvicorn", "--app-dir", str(EXAMPLES), "--port", "0", "--no-use-colors"]
     command += ["--workers", str(workers), "fastapi_app:app"]
-    with log.open("w") as output, subprocess.Popen(command, env=environment, stderr=output) as server:
+    with (
+        log.open("w") as output,
+        subprocess.Popen(command, env=environment, stdout=output, stderr=output) as server,
+    ):
 
         def is_up() -> bool:
             text = log.read_text()
@@ -212,7 +215,7 @@ def check_notebook(results: dict[str, str]) -> None:
         "call-actor": "2",
         "gather": "[0, 1, 4, 9]",
         "array": "(999999, False)",
-        "error": "ZeroDivisionError from another process: True",
+        "error": "division by zero - in another process: True",
         "shutdown": "",
     }
     assert {name: results[name] for name in expected} == expected

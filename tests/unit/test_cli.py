@@ -30,8 +30,6 @@ signal.pause()
 signal.pause()
 """
 
-HEADER = "Num       RefCount Protocol Flags    Type St Inode Path\n"
-
 
 @contextmanager
 def listener(behaviour: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
@@ -50,22 +48,6 @@ def listener(behaviour: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
 def run(*words: str) -> tuple[int, str]:
     result = CliRunner().invoke(cli.app, list(words))
     return result.exit_code, result.output
-
-
-def test_listening_takes_this_users_listening_sockets_alone() -> None:
-    rows = [
-        "0000000000000000: 00000002 00000000 00010000 0001 01 1 @actorflow/7/bb",
-        "0000000000000000: 00000003 00000000 00000000 0001 03 2 @actorflow/7/bb",  # a connection
-        "0000000000000000: 00000002 00000000 00010000 0001 01 3 @actorflow/70/cc",  # another user
-        "0000000000000000: 00000002 00000000 00010000 0001 01 4 /run/actorflow/7/dd",  # not abstract
-        "0000000000000000: 00000002 00000000 00010000 0001 01 5 @actorflow/7/aa",
-        "0000000000000000: 00000002 00000000 00010000 0001 01 6",
-    ]
-    assert cli.listening(HEADER + "\n".join(rows) + "\n", 7) == ["actorflow/7/aa", "actorflow/7/bb"]
-
-
-def test_listening_of_nothing() -> None:
-    assert cli.listening(HEADER, 7) == []
 
 
 def test_status_shows_a_listening_node() -> None:
@@ -110,12 +92,13 @@ def test_an_address_of_a_dead_node_raises() -> None:
         cli.facts("actorflow/0/none")
 
 
-def test_start_passes_on_what_the_node_refused(tmp_path: Path) -> None:
+def test_start_passes_on_what_the_node_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(cli.__file__).parents[1]))
     log = tmp_path / "node.log"
     code, output = run("start", "--resources", "not json", "--log", str(log))
     assert code == 1
     assert "the node did not start" in output
-    assert log.read_text()
+    assert "--resources 'not json'" in log.read_text()
     assert log.read_text() in output
 
 
