@@ -341,7 +341,8 @@ static void audit_try(struct recount *recount) {
 int af_audit_run(struct af_client *client, bool repair, uint32_t tries, struct af_audit *audit) {
   struct recount recount = {.client = client, .audit = audit, .repair = repair};
   recount.met_bytes = client->size_bytes / AF_LINE * sizeof *recount.met + sizeof *recount.met;
-  recount.met = mmap(NULL, recount.met_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  recount.met = mmap(NULL, recount.met_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
+                     -1, 0);
   if (recount.met == MAP_FAILED)
     return AF_SYSTEM;
   do

@@ -1,13 +1,13 @@
 /* audit.h - counts every hold and block again and compares with the books.
  *
- * Theory: walk all slots' hold tables and boards, and all live blocks' references; each block's count must equal what was
- * met. The figures are of one instant if no slot's hold_ops moved during the walk and no live slot was inside an
+ * Theory: walk all slots' hold tables and boards, and all live blocks' references; each block's count must equal what
+ * was met. The figures are of one instant if no slot's hold_ops moved during the walk and no live slot was inside an
  * operation; otherwise it is tried again (`tries`). header.frozen asks the others to begin none meanwhile.
- * Surplus left by the dead does not change after their death, so it can be subtracted later than it was counted. A block
- * of count 0 is nobody's: what it refers to is not counted, and if it is on no list of free blocks it was in the hands
+ * Surplus left by the dead does not change after their death, so it can be subtracted later than it was counted. A
+ * block of count 0 is nobody's: what it refers to is not counted, and if it is on no list of free blocks it was in the hands
  * of one who died.
- * The audit changes nothing unless `repair` (coroner only, after the dead's spans were adopted), and then only what it saw
- * at such an instant. */
+ * The audit changes nothing unless `repair` (coroner only, after the dead's spans were adopted), and then only what it
+ * saw at such an instant. */
 #ifndef AF_AUDIT_H
 #define AF_AUDIT_H
 #include "af.h"

@@ -9,6 +9,7 @@
 
 #define NAMES 64u
 #define HOLDS 40u
+#define GIFTS 12u /* blocks that their maker is sure not to drop last */
 #define STEPS 400u
 #define ROUNDS_MOST (4 * HITS + 8)
 #if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
@@ -25,9 +26,16 @@ static const int points[] = {
 /* The node's own: it adopts and punches, and with its death the segment ends. */
 static bool is_node_point(int number) { return number == 216 || number == 217; }
 
+/* A name is generation << 32 | offset / 64. */
+struct board {
+  _Atomic uint64_t names[NAMES];   /* blocks that anyone may revive */
+  _Atomic uint64_t gifts[2][GIFTS]; /* of the node for the victim, and of the victim for the node */
+  _Atomic bool offered, taken;     /* the victim's gifts are there; the node has taken them and dropped its own */
+};
+
 struct worker {
   struct af_client *client;
-  _Atomic uint64_t *names; /* generation << 32 | offset / 64: blocks that anyone may revive */
+  struct board *board;
   uint32_t holds[HOLDS], count;
   uint64_t random;
   bool is_node;
@@ -35,11 +43,14 @@ struct worker {
 
 /* ---- what both sides do: every operation of the memory half, in any order ---- */
 
+static uint64_t name_of(const struct af_client *client, af_off block) {
+  return (uint64_t)af_block_generation(client, block) << 32 | block / AF_LINE;
+}
+
 /* The count is the caller's, who is inside an operation. */
 static void keep(struct worker *worker, af_off block) {
-  uint64_t name = (uint64_t)af_block_generation(worker->client, block) << 32 | block / AF_LINE;
   CHECK_OK(af_hold_record(worker->client, block, &worker->holds[worker->count++]));
-  atomic_store(&worker->names[random_next(&worker->random) % NAMES], name);
+  atomic_store(&worker->board->names[random_next(&worker->random) % NAMES], name_of(worker->client, block));
 }
 
 static void lose(struct worker *worker) {
@@ -90,11 +101,33 @@ static void make_actor(struct worker *worker) {
   keep(worker, actor);
 }
 
-static void revive(struct worker *worker) {
-  uint64_t name = atomic_load(&worker->names[random_next(&worker->random) % NAMES]);
+static void revive(struct worker *worker, const _Atomic uint64_t *names, uint32_t which) {
+  uint64_t name = atomic_load(&names[which]);
   af_off block = (name & 0xffffffff) * AF_LINE;
   if (name != 0 && af_block_revive(worker->client, block, (uint32_t)(name >> 32), 0) == AF_OK)
     keep(worker, block);
+}
+
+static void revive_any(struct worker *worker) {
+  revive(worker, worker->board->names, random_next(&worker->random) % NAMES);
+}
+
+static void gifts_make(struct worker *worker, _Atomic uint64_t *gifts) {
+  for (uint32_t i = 0; i < GIFTS; i++) {
+    uint32_t outer = af_op_begin(worker->client, 1);
+    af_off block = bytes_make(worker->client, 1000);
+    keep(worker, block);
+    atomic_store(&gifts[i], name_of(worker->client, block));
+    af_op_end(worker->client, outer);
+  }
+}
+
+static void gifts_take(struct worker *worker, const _Atomic uint64_t *gifts) {
+  for (uint32_t i = 0; i < GIFTS; i++) {
+    uint32_t outer = af_op_begin(worker->client, 1);
+    revive(worker, gifts, i);
+    af_op_end(worker->client, outer);
+  }
 }
 
 static void hold_again(struct worker *worker) {
@@ -143,7 +176,7 @@ static void step(struct worker *worker) {
   else if (what < 9)
     make_actor(worker);
   else if (what < 13)
-    revive(worker);
+    revive_any(worker);
   else if (what < 15)
     hold_again(worker);
   af_op_end(worker->client, outer);
@@ -157,10 +190,10 @@ static void step(struct worker *worker) {
 
 /* ---- the one that dies ---- */
 
-static void victim_run(struct af_client *node, _Atomic uint64_t *names, int number, int signal, uint32_t seed,
+static void victim_run(struct af_client *node, struct board *board, int number, int signal, uint32_t seed,
                        uint32_t countdown) {
   struct af_client client;
-  struct worker worker = {.client = &client, .names = names, .random = 77 + seed * 1000 + (uint32_t)number};
+  struct worker worker = {.client = &client, .board = board, .random = 77 + seed * 1000 + (uint32_t)number};
   uint32_t index, epoch;
   CHECK_OK(af_segment_map(&client, dup(node->memfd)));
   client.point = number;
@@ -168,6 +201,13 @@ static void victim_run(struct af_client *node, _Atomic uint64_t *names, int numb
   client.point_countdown = number < 102 ? 0 : (int32_t)countdown;
   CHECK_OK(af_slot_reserve(&client, AF_ROLE_WORKER, 0, &index, &epoch));
   CHECK_OK(af_slot_claim(&client, index, epoch));
+  gifts_take(&worker, board->gifts[0]);
+  gifts_make(&worker, board->gifts[1]);
+  atomic_store(&board->offered, true);
+  while (!atomic_load(&board->taken))
+    sched_yield();
+  while (worker.count > 0) /* what it was given is the node's memory, and the node has what it gave */
+    lose(&worker);
   for (uint32_t i = 0; i < STEPS; i++) {
     if (number == 310 && i % 20 == 0)
       atomic_store(&client.header->extent_dirty, 1); /* as a dead holder leaves it */
@@ -219,7 +259,7 @@ static void go_on(struct worker *worker) {
     uint32_t outer = af_op_begin(worker->client, 1);
     while (worker->count > HOLDS - 2)
       lose(worker);
-    i % 2 ? make_bytes(worker) : revive(worker);
+    i % 2 ? make_bytes(worker) : revive_any(worker);
     af_op_end(worker->client, outer);
   }
 }
@@ -228,14 +268,21 @@ static void go_on(struct worker *worker) {
 static bool round_run(int number, int signal, uint32_t seed, uint32_t countdown) {
   struct af_client node;
   int status;
-  _Atomic uint64_t *names = mmap(NULL, AF_PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+  struct board *board = mmap(NULL, AF_PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
   segment_make(&node, 16 * MIB, MIB, 8 * MIB);
-  struct worker worker = {.client = &node, .names = names, .random = 5 + seed, .is_node = true};
+  struct worker worker = {.client = &node, .board = board, .random = 5 + seed, .is_node = true};
+  gifts_make(&worker, board->gifts[0]);
   pid_t pid = child_fork(), seen;
   if (pid == 0)
-    victim_run(&node, names, number, signal, seed, countdown);
+    victim_run(&node, board, number, signal, seed, countdown);
   while ((seen = waitpid(pid, &status, WNOHANG | WUNTRACED)) == 0) {
-    for (uint32_t i = 0; i < 20; i++)
+    if (atomic_load(&board->offered) && !atomic_load(&board->taken)) {
+      while (worker.count > 0)
+        lose(&worker);
+      gifts_take(&worker, board->gifts[1]);
+      atomic_store(&board->taken, true);
+    }
+    for (uint32_t i = 0; atomic_load(&board->taken) && i < 20; i++)
       step(&worker);
     sched_yield();
   }
@@ -253,7 +300,7 @@ static bool round_run(int number, int signal, uint32_t seed, uint32_t countdown)
     step(&worker);
   check_empty(&worker);
   af_segment_unmap(&node);
-  munmap((void *)names, AF_PAGE);
+  munmap(board, AF_PAGE);
   return met;
 }
 
