@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import signal
+import site
 import socket
 import subprocess
 import sys
@@ -65,6 +66,7 @@ class Connection:
                 stdout=output,
                 stderr=output,
                 start_new_session=True,
+                env=_environment(),
             )
         return cls(ours, process)
 
@@ -163,6 +165,16 @@ class Connection:
     def forget(self) -> None:
         """In a forked child: the connection and the node are the parent's."""
         self._socket.close()
+
+
+def _environment() -> dict[str, str]:
+    """The environment of a private node, which has to find this package where it is not installed, too."""
+    variables = dict(os.environ)
+    root = str(Path(__file__).parents[2])
+    if root not in site.getsitepackages():
+        path = variables.get("PYTHONPATH", "")
+        variables["PYTHONPATH"] = os.pathsep.join([root, *filter(None, [path])])
+    return variables
 
 
 def _words(descriptor: int, options: InitOptions) -> list[str]:

@@ -1,0 +1,107 @@
+"""A runtime for the tests of one module, and a check that each test leaves its node as it found it.
+
+tests/conftest.py looks at this process and what is below it; here it is the node's memory and actors, and the tasks
+of event loops.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import psutil
+import pytest
+
+import actorflow as af
+from actorflow import _hot
+from actorflow.client import runtime as runtimes
+from actorflow.client import waiting
+from actorflow.shm.store import Store
+from tests.conftest import facts, wait_until
+
+CLEAN_DEADLINE_S = 10.0
+STORE_BYTES = 256 * 1024 * 1024
+@pytest.fixture(scope="module")
+def runtime() -> Iterator[af.Runtime]:
+    """A private node with four CPUs, for all tests of a module; its books are checked at the end."""
+    with af.init(num_cpus=4, object_store_memory=STORE_BYTES) as started:
+        yield started
+        gc.collect()
+        audit = Store(_hot.client_address()).audit()
+        assert audit.clean, audit
+
+
+def node_state() -> dict[str, Any]:
+    """What the node says of its jobs, workers and actors."""
+    current = runtimes.current()
+    assert current is not None
+    state: dict[str, Any] = current.ask("state")[0]
+    return state
+
+
+def stored_bytes() -> int:
+    """What lies in the object store of the node."""
+    return Store(_hot.client_address()).segment().object_bytes_used
+
+
+def unfinished_tasks() -> list[asyncio.Task[Any]]:
+    """Tasks of any loop of this process that have not ended, but for those that run just now."""
+    tasks = [item for item in gc.get_objects() if isinstance(item, asyncio.Task)]
+    return [task for task in tasks if not task.done() and not task.get_loop().is_closed()]
+
+
+def own_facts() -> dict[str, set[str]]:
+    """What tests/conftest.py compares, without the processes of the node, which keeps idle workers ready."""
+    found = facts()
+    current = runtimes.current()
+    if current is not None and current._connection is not None:
+        node = psutil.Process(current._connection.node_pid)
+        of_node = {process.pid for process in [node, *node.children(recursive=True)]}
+        found["processes"] = {text for text in found["processes"] if int(text.split()[0]) not in of_node}
+    return found
+
+
+@pytest.fixture(autouse=True)
+def no_leaks() -> Iterator[None]:
+    """Instead of the check for all tests, one that lets the node of a module's runtime have its workers."""
+    gc.collect()
+    before = own_facts()
+
+    def left() -> dict[str, set[str]]:
+        try:
+            now = own_facts()
+        except psutil.NoSuchProcess:
+            return {"processes": {"one that is ending"}}
+        return {kind: rest for kind in now if (rest := now[kind] - before[kind])}
+
+    yield
+    gc.collect()
+    try:
+        wait_until(lambda: not left(), CLEAN_DEADLINE_S, "clean after the test")
+    except TimeoutError:
+        pytest.fail(f"left behind: {left()}", pytrace=False)
+
+
+@pytest.fixture(autouse=True)
+def clean_node(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fails a test that leaves objects, actors, waits or asyncio tasks behind."""
+    known = set(map(id, unfinished_tasks()))
+    if "runtime" not in request.fixturenames:
+        yield
+        return
+    before = stored_bytes()
+    yield
+    gc.collect()
+    checks: dict[str, Callable[[], bool]] = {
+        "the store holds what it held before": lambda: stored_bytes() == before,
+        "no actor lives": lambda: not node_state()["actors"],
+        "nothing is waited for in a loop": lambda: not any(port._waiting for port in waiting._ports.values()),
+        "no asyncio task is left": lambda: not [task for task in unfinished_tasks() if id(task) not in known],
+    }
+    for what, holds in checks.items():
+        try:
+            wait_until(holds, CLEAN_DEADLINE_S, what)
+        except TimeoutError as error:
+            pytest.fail(f"after the test: {error}; {node_state()}", pytrace=False)
