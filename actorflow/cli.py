@@ -123,9 +123,8 @@ def launch(arguments: list[str], log: Path | None) -> str:
             return address
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
-        typer.echo(
-            f"the node did not start:\n{Path(f'/proc/self/fd/{said.fileno()}').read_text()[start:]}", err=True
-        )
+        words = Path(f"/proc/self/fd/{said.fileno()}").read_text()[start:]
+        typer.echo(f"the node did not start: {words.strip() or 'it ended or hung without a word'}", err=True)
         raise typer.Exit(1)
 
 

@@ -99,7 +99,7 @@ def test_start_passes_on_what_the_node_refused(tmp_path: Path, monkeypatch: pyte
     assert code == 1
     assert "the node did not start" in output
     assert "--resources 'not json'" in log.read_text()
-    assert log.read_text() in output
+    assert log.read_text().strip() in output
 
 
 def test_first_line_ends_with_the_pipe_and_with_the_deadline() -> None:
