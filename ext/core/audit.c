@@ -175,7 +175,7 @@ static void each_block(struct recount *recount, block_visit visit) {
   for (uint64_t page = 0; page < header->wilderness_page;) {
     uint64_t word = atomic_load_explicit(&af_extent_at(recount->client, (uint32_t)page)->word, memory_order_acquire);
     if (af_extent_pages(word) == 0)
-      return; /* af_extent_check has said so */
+      return; /* af_extent_agree has said so */
     if (af_extent_used(word))
       visit(recount, header->objects + page * AF_PAGE);
     page += af_extent_pages(word);
@@ -269,13 +269,11 @@ static bool quiet_wait(const struct af_client *client, uint64_t *before) {
 
 /* ---- runs ---- */
 
-static void recount_reset(struct recount *recount, bool chain_agrees) {
+static void recount_reset(struct recount *recount) {
   memset(recount->audit, 0, sizeof *recount->audit);
   recount->spans = 0;
   recount->wrong_count = 0;
   madvise(recount->met, recount->met_bytes, MADV_DONTNEED); /* private and anonymous: reads as 0 again */
-  if (!chain_agrees)
-    broken_note(recount, recount->client->header->extents);
 }
 
 /* The figures of now; true if they are of one instant. */
@@ -283,6 +281,8 @@ static bool recount_take(struct recount *recount) {
   struct af_client *client = recount->client;
   uint64_t before;
   bool quiet = quiet_wait(client, &before), still_quiet;
+  if (!af_extent_agree(client))
+    broken_note(recount, client->header->extents);
   lists_mark(recount);
   meet_slots(recount);
   each_block(recount, block_count);
@@ -330,9 +330,9 @@ static void recount_repair(struct recount *recount) {
 
 static void audit_try(struct recount *recount) {
   struct af_client *client = recount->client;
-  bool chain_agrees = af_extent_check(client); /* before the quiet: it may wait for the lock */
+  af_extent_check(client); /* before the quiet, as it may wait: rebuilds bins that a dead holder left */
   freeze(client);
-  recount_reset(recount, chain_agrees);
+  recount_reset(recount);
   if (recount_take(recount) && recount->repair)
     recount_repair(recount);
   thaw(client);

@@ -370,7 +370,7 @@ static uint64_t bins_count(const struct af_client *client) {
   return members;
 }
 
-static bool extents_agree(const struct af_client *client) {
+bool af_extent_agree(const struct af_client *client) {
   const struct af_header *header = client->header;
   uint64_t free_extents = 0, used = 0, page = 0;
   uint32_t pages;
@@ -394,7 +394,7 @@ bool af_extent_check(struct af_client *client) {
   uint32_t outer = af_op_begin(client, AF_OP_EXTENT);
   bool agree = extent_lock(client);
   if (agree) {
-    agree = extents_agree(client);
+    agree = af_extent_agree(client);
     extent_unlock(client);
   }
   af_op_end(client, outer);

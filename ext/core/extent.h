@@ -30,7 +30,9 @@ void af_extent_populate(struct af_client *client, af_off offset, uint64_t bytes)
 uint64_t af_extent_bytes(const struct af_client *client, af_off block); /* of the extent */
 static inline struct af_extent *af_extent_at(const struct af_client *client, uint32_t page);
 void af_extent_unlock_dead(struct af_client *node, uint32_t slot, uint32_t epoch);
-bool af_extent_check(struct af_client *client); /* audit: chain, bins and counters agree; takes the lock */
+/* Chain, bins and counters agree. With the lock (false too when it cannot be had), or while all others are quiet. */
+bool af_extent_check(struct af_client *client);
+bool af_extent_agree(const struct af_client *client);
 
 #include "segment.h"
 static inline struct af_extent *af_extent_at(const struct af_client *client, uint32_t page) {
