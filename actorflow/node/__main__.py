@@ -88,9 +88,9 @@ def _serve(arguments: Arguments, driver: socket.socket | None) -> int:
         settings.spin_us,
     )
     become_subreaper()
-    foreign = [driver.fileno()] if driver is not None else []
-    zygote = fork_zygote(run, memfd, os.pidfd_open(os.getpid()), foreign)
-    address = f"actorflow/{os.getuid()}/{node_id.hex()}"
+    # What only the node has: its driver, or where it says its address.
+    own = driver.fileno() if driver is not None else _take_stdout()
+    zygote = fork_zygote(run, memfd, os.pidfd_open(os.getpid()), own)
     loop = uvloop.new_event_loop()
     node = Node(
         loop,
@@ -102,11 +102,25 @@ def _serve(arguments: Arguments, driver: socket.socket | None) -> int:
         zygote=zygote,
     )
     Requests(node)
+    if driver is not None:
+        node.take(driver)
+    else:
+        address = f"actorflow/{os.getuid()}/{node_id.hex()}"
+        node.listen(address)
+        with open(own, "w") as reader:
+            reader.write(address + "\n")
     try:
-        loop.run_until_complete(node.run(driver, address))
+        loop.run_until_complete(node.run())
     finally:
         loop.close()
     return 0
+
+
+def _take_stdout() -> int:
+    """Where a shared node says its address: whoever waits for that reads one line, and not what workers print."""
+    reader = os.dup(1)
+    os.dup2(2, 1)
+    return reader
 
 
 def _total(arguments: Arguments) -> ResourceSet:

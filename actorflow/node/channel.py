@@ -1,8 +1,8 @@
 """A Unix stream socket in the node's loop that carries framed messages, and file descriptors along with them.
 
 Guarantees: messages arrive in order; a peer that breaks the framing or sends what is no message is refused and cut
-off, and `on_lost` says why. Descriptors are kept in the order in which they came, for whoever expects one with a message; none
-are taken from a peer that is not to send any. What cannot be written at once is kept, up to a bound.
+off, and `on_lost` says why. Descriptors are kept in the order in which they came, for whoever expects one with a
+message; none are taken from a peer that is not to send any. What cannot be written at once is kept, up to a bound.
 """
 
 from __future__ import annotations

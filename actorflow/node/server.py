@@ -71,17 +71,25 @@ class Node:
 
     # -- life
 
-    async def run(self, driver: socket.socket | None, address: str) -> str:
-        """Serves until the node is to end; returns why. `driver`: a private node's; else it listens at `address`."""
+    def take(self, driver: socket.socket) -> None:
+        """Serves the driver of a private node."""
+        self._begin()
+        self._clients.take(driver)
+
+    def listen(self, address: str) -> None:
+        """Serves every driver that comes to an abstract address."""
+        self._begin()
+        self._clients.listen(address)
+
+    def _begin(self) -> None:
         self._zygote.listen(self.workers)
         self._port.listen(self.control.mailbox, self.control.serve)
         _hot.publish_node_mailbox(self.control.mailbox)
+
+    async def run(self) -> str:
+        """Serves until the node is to end, and ends everything that it runs; returns why."""
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self.stop, f"the node was told to stop ({number.name})")
-        if driver is not None:
-            self._clients.take(driver)
-        else:
-            self._clients.listen(address)
         self.scheduling.start()
         self._coroner.start()
         self.forks.start()

@@ -38,10 +38,10 @@ def worker_entry() -> Run:
     return run
 
 
-def fork_zygote(run: Run, memfd: int, node_pidfd: int, foreign: list[int]) -> tuple[int, int, socket.socket]:
+def fork_zygote(run: Run, memfd: int, node_pidfd: int, foreign: int) -> tuple[int, int, socket.socket]:
     """Forks the zygote; returns its process id, its pidfd, and the node's end of its socket.
 
-    `foreign`: descriptors of the node's that are closed in the zygote.
+    `foreign`: a descriptor that is the node's alone.
     """
     node_end, zygote_end = socket.socketpair()
     gc.collect()
@@ -49,8 +49,7 @@ def fork_zygote(run: Run, memfd: int, node_pidfd: int, foreign: list[int]) -> tu
     pid = os.fork()
     if pid == 0:
         node_end.close()
-        for descriptor in foreign:
-            os.close(descriptor)
+        os.close(foreign)
         _run_and_exit(Zygote(zygote_end, run, memfd, node_pidfd).serve)
     zygote_end.close()
     return pid, os.pidfd_open(pid), node_end
