@@ -108,4 +108,7 @@ def _idle_text(results: Results) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(130)  # as a shell reports it; all systems have ended
