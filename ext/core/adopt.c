@@ -29,7 +29,7 @@ static void passed_link(struct af_client *node) {
   if (atomic_load_explicit(passed, memory_order_relaxed) == 0 ||
       atomic_exchange_explicit(passed, 0, memory_order_acquire) == 0)
     return;
-  for (uint32_t i = 0; i < node->header->span_count; i++)
+  for (uint32_t i = 0; i < af_span_top(node); i++)
     if (span_is_passed(node, i))
       span_link(node, i);
 }
@@ -124,13 +124,14 @@ static void span_adopt(struct af_client *node, uint32_t index, uint64_t owner) {
 void af_heap_adopt(struct af_client *node, uint32_t slot, uint32_t epoch) {
   uint64_t dead = af_span_process(af_span_owner(epoch, slot, 0, AF_SPAN_HEAD));
   uint32_t outer = af_op_begin(node, AF_OP_HEAP);
-  for (uint32_t i = 0; i < node->header->span_count; i++) {
+  for (uint32_t i = 0; i < af_span_top(node); i++) {
     uint64_t owner = atomic_load_explicit(&af_span_at(node, i)->owner, memory_order_acquire);
     if (owner != 0 && af_span_process(owner) == dead)
       span_adopt(node, i, owner);
     else if (span_is_passed(node, i))
       span_link(node, i);
   }
+  af_heap_trim(node); /* so that one death after another does not fill the heap, however seldom the node is idle */
   af_op_end(node, outer);
 }
 
@@ -174,7 +175,7 @@ static void span_punch(struct af_client *node, uint32_t index) {
 
 void af_heap_punch(struct af_client *node, uint32_t keep) {
   uint32_t outer = af_op_begin(node, AF_OP_HEAP);
-  for (uint32_t i = 0; i < node->header->span_count; i++) {
+  for (uint32_t i = 0; i < af_span_top(node); i++) {
     struct af_span *span = af_span_at(node, i);
     if (atomic_load_explicit(&span->owner, memory_order_relaxed) != 0 ||
         atomic_load_explicit(&span->warm, memory_order_relaxed) == 0)

@@ -142,7 +142,7 @@ static void span_mark(struct recount *recount, uint32_t index) {
 
 static void lists_mark(struct recount *recount) {
   struct af_header *header = recount->client->header;
-  for (uint32_t i = 0; i < header->span_count; i++)
+  for (uint32_t i = 0; i < af_span_top(recount->client); i++)
     span_mark(recount, i);
   if (atomic_load_explicit(&header->spans_used, memory_order_relaxed) != recount->spans)
     broken_note(recount, header->spans);
@@ -170,7 +170,7 @@ static void each_block_of_span(struct recount *recount, uint32_t index, block_vi
 
 static void each_block(struct recount *recount, block_visit visit) {
   struct af_header *header = recount->client->header;
-  for (uint32_t i = 0; i < header->span_count; i++)
+  for (uint32_t i = 0; i < af_span_top(recount->client); i++)
     each_block_of_span(recount, i, visit);
   for (uint64_t page = 0; page < header->wilderness_page;) {
     uint64_t word = atomic_load_explicit(&af_extent_at(recount->client, (uint32_t)page)->word, memory_order_acquire);

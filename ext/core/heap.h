@@ -68,11 +68,16 @@ static inline uint32_t af_span_role_of(uint64_t owner) { return (uint32_t)owner 
 static inline uint64_t af_span_process(uint64_t owner) { return owner & ~0xffffull; }
 static inline struct af_span *af_span_at(const struct af_client *client, uint32_t index);
 static inline af_off af_span_start(const struct af_client *client, uint32_t index);
+static inline uint32_t af_span_top(const struct af_client *client); /* where walks over all spans end */
 static inline uint32_t af_span_of(const struct af_client *client, af_off block);
 
 #include "segment.h"
 static inline struct af_span *af_span_at(const struct af_client *client, uint32_t index) {
   return AF_AT(client, struct af_span, client->header->spans) + index;
+}
+static inline uint32_t af_span_top(const struct af_client *client) {
+  uint32_t top = atomic_load_explicit(&client->header->span_top, memory_order_acquire);
+  return top < client->header->span_count ? top : client->header->span_count;
 }
 static inline af_off af_span_start(const struct af_client *client, uint32_t index) {
   return client->header->heap + (af_off)index * AF_SPAN;

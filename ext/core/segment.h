@@ -35,6 +35,7 @@ struct af_header { /* written by the node at creation; the atomics as said */
   /* message heap; who: any allocator, atomic add. Crash: off by one span until the next audit. */
   _Alignas(AF_LINE) _Atomic uint32_t spans_used;
   _Atomic uint32_t span_hint;                  /* hint: where to look for a free span */
+  _Atomic uint32_t span_top;                   /* spans from here on were never taken: walks end here. Only grows */
   _Atomic uint32_t spans_passed;               /* spans that leavers passed to the node since its last trim */
   /* 0, or the process (epoch << 32 | slot + 1) that recounts: others begin no operation meanwhile (af_op_begin). Set
    * by it by CAS; cleared by it, or by anyone who has waited too long. Only a courtesy: the recount proves by itself

@@ -53,13 +53,22 @@ static bool span_count(struct af_client *client, uint32_t spans, enum af_budget 
   return true;
 }
 
+static inline void top_raise(struct af_header *header, uint32_t top) {
+  uint32_t seen = atomic_load_explicit(&header->span_top, memory_order_relaxed);
+  while (seen < top && !atomic_compare_exchange_weak_explicit(&header->span_top, &seen, top, memory_order_release,
+                                                              memory_order_relaxed))
+    ;
+}
+
 /* SYNC POINT span: this acquire pairs with the release of af_span_return and af_span_leave_large: a span is empty when it
  * is seen free. */
 static bool span_seize(struct af_client *client, uint32_t index, uint64_t word) {
   struct af_span *span = af_span_at(client, index);
   uint64_t none = 0;
-  if (atomic_load_explicit(&span->owner, memory_order_relaxed) != 0 ||
-      !atomic_compare_exchange_strong_explicit(&span->owner, &none, word, memory_order_acquire, memory_order_relaxed))
+  if (atomic_load_explicit(&span->owner, memory_order_relaxed) != 0)
+    return false;
+  top_raise(client->header, index + 1); /* first, so that no walk misses a span whose taker dies here */
+  if (!atomic_compare_exchange_strong_explicit(&span->owner, &none, word, memory_order_acquire, memory_order_relaxed))
     return false;
   span->next_owned = span->previous_owned = -1;
   atomic_store_explicit(&span->warm, 1, memory_order_relaxed);

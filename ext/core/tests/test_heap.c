@@ -257,6 +257,25 @@ static void test_adopt(void) {
   af_segment_unmap(&node);
 }
 
+/* One death after another, each leaving a block that others give back later: nothing piles up. */
+static void test_adopt_many(void) {
+  struct af_client node, client;
+  af_off block = 0;
+  segment_make(&node, 32 * AF_SPAN, AF_SPAN, 0);
+  for (int i = 0; i < 200; i++) {
+    client_attach(&node, &client);
+    if (block != 0)
+      af_block_drop(&client, block);
+    block = bytes_make(&client, 300);
+    uint32_t slot = client.slot_index, epoch = client.epoch;
+    af_segment_unmap(&client);
+    af_heap_adopt(&node, slot, epoch);
+    atomic_store(&af_slot_at(&node, slot)->owner, af_slot_word(epoch + 1, AF_SLOT_FREE));
+    CHECK(spans_used(&node) <= 2, "%u spans after %d deaths", spans_used(&node), i + 1);
+  }
+  af_segment_unmap(&node);
+}
+
 static void test_leave(void) {
   struct af_client node, client;
   segment_make(&node, 64 * MIB, MIB, 0);
@@ -308,6 +327,7 @@ int main(void) {
   RUN(test_remote_frees_of_threads);
   RUN(test_remote_frees_of_processes);
   RUN(test_adopt);
+  RUN(test_adopt_many);
   RUN(test_leave);
   RUN(test_punch);
   return 0;
