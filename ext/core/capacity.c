@@ -59,9 +59,9 @@ void af_mailbox_join(struct af_client *client, af_off mailbox) {
   if (serving(client) != NULL)
     return;
   uint32_t outer = af_op_begin(client, AF_OP_CAPACITY);
-  atomic_fetch_add_explicit(&AF_AT(client, struct af_mailbox, mailbox)->readers, 1, memory_order_relaxed);
+  atomic_store_explicit(&client->slot->serving, mailbox, memory_order_release); /* first: it says where to recount */
   AF_POINT(client, 672);
-  atomic_store_explicit(&client->slot->serving, mailbox, memory_order_release);
+  atomic_fetch_add_explicit(&AF_AT(client, struct af_mailbox, mailbox)->readers, 1, memory_order_relaxed);
   af_op_end(client, outer);
 }
 

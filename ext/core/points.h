@@ -104,7 +104,7 @@ enum af_operation {
   X(660, "take: unlocked, no further reader woken") \
   X(670, "counted as executing, not marked") \
   X(671, "discounted as executing, still marked") \
-  X(672, "counted as reader, not marked") \
+  X(672, "marked as reader, not counted") \
   X(673, "discounted as reader, still marked") \
   X(674, "counted as blocked, not marked") \
   X(675, "blocked: capacity given back, no reader woken") \

@@ -130,7 +130,7 @@ static int take_lane(struct af_client *client, struct af_mailbox *mailbox, const
     return AF_EMPTY;
   }
   *cell = af_lane_head(client, lane);
-  if (*cell == 0)
+  if (*cell == 0 || af_cell_phase(client, *cell) == AF_WAITING) /* pushed just now: lane_rests is to see it */
     return AF_EMPTY;
   int status = call_start(client, *cell, hold);
   if (status != AF_FULL)
