@@ -189,6 +189,7 @@ int af_mailbox_wait(struct af_client *client, af_off mailbox, uint64_t spin_ns, 
     return AF_OK;
   if (timeout_ns == 0)
     return AF_TIMEOUT;
+  af_mailbox_returned(client, of); /* without a spin it may still be marked as about to come back */
   atomic_fetch_add_explicit(&of->sleepers, 1, memory_order_seq_cst); /* SYNC POINT mail */
   atomic_store_explicit(&client->slot->asleep, mailbox, memory_order_relaxed);
   af_mailbox_waking_end(of); /* one that nobody took back would keep pushes from waking this sleeper */

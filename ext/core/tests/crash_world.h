@@ -250,7 +250,7 @@ static inline void world_make(struct world *world, struct common *common) {
   memset(world, 0, sizeof *world);
   memset(common, 0, sizeof *common);
   world->common = common;
-  segment_make(&world->node, 16 * MIB, 8 * MIB, 4 * MIB);
+  segment_make(&world->node, 64 * MIB, 16 * MIB, 4 * MIB);
   CHECK_OK(af_mailbox_create(&world->node, AF_MAILBOX_ORDERED, 0, 1000, &world->actor));
   CHECK_OK(af_hold_record(&world->node, world->actor, &world->actor_hold));
   CHECK_OK(af_mailbox_create(&world->node, AF_MAILBOX_SHARED, 0, 1000, &world->queue));

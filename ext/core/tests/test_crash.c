@@ -91,6 +91,8 @@ static void read_one(struct victim *victim, af_off mailbox) {
     af_mailbox_block(&victim->client);
     af_mailbox_unblock(&victim->client);
   }
+  if (dice(victim, 2))
+    af_mailbox_return(&victim->client);
   execute(victim->world, &victim->client, cell, hold, dice(victim, 3) == 0 ? 3000 : 8);
   af_mailbox_task_done(&victim->client);
 }
