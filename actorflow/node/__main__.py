@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
+import resource
 import secrets
 import socket
 import sys
@@ -91,6 +92,7 @@ def _serve(arguments: Arguments, driver: socket.socket | None) -> int:
     # What only the node has: its driver, or where it says its address.
     own = driver.fileno() if driver is not None else _take_stdout()
     zygote = fork_zygote(run, memfd, os.pidfd_open(os.getpid()), own)
+    _raise_descriptor_limit()
     loop = uvloop.new_event_loop()
     node = Node(
         loop,
@@ -114,6 +116,12 @@ def _serve(arguments: Arguments, driver: socket.socket | None) -> int:
     finally:
         loop.close()
     return 0
+
+
+def _raise_descriptor_limit() -> None:
+    """The node has one descriptor for each process; workers, forked before this, keep the limit that users expect."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _take_stdout() -> int:

@@ -43,7 +43,10 @@ class ActorState(enum.Enum):
 
 
 class Actor:
-    """One actor. `last_words`: what its worker said of its end, before that ended. `handle`: kept while detached."""
+    """One actor. `handle`: kept while it is detached. `on_death`: who wants to know, in the loop.
+
+    `last_words`: what its worker said of its end before that, or why the node ends it.
+    """
 
     __slots__ = (
         "description",
@@ -54,6 +57,7 @@ class Actor:
         "mailbox",
         "name",
         "namespace",
+        "on_death",
         "options",
         "state",
         "worker",
@@ -71,6 +75,7 @@ class Actor:
         self.state = ActorState.PENDING
         self.worker: Worker | None = None
         self.last_words: Death | bytes | None = None
+        self.on_death: list[Callable[[], object]] = []
 
     @property
     def title(self) -> str:
@@ -203,8 +208,10 @@ class Actors:
         if actor is not None:
             actor.last_words = words
 
-    def kill(self, actor: Actor, death: Death) -> None:
+    def kill(self, actor: Actor, kind: DeathKind, detail: str = "") -> None:
         """Ends the actor, whatever it is doing."""
+        pid = actor.worker.pid if actor.worker is not None else None
+        death = Death(kind, pid=pid, node_id=self._node_id, detail=detail)
         if actor.worker is not None:
             actor.last_words = death
             self._workers.kill(actor.worker, death)
@@ -227,11 +234,11 @@ class Actors:
         if actor is not None:
             self._bury(actor, error)
 
-    def end_job(self, job: Job, death: Death) -> None:
+    def end_job(self, job: Job, how: str) -> None:
         """Ends the job's actors, those that are detached excepted."""
         for actor in self:
             if actor.job is job and actor.handle is None:
-                self.kill(actor, death)
+                self.kill(actor, DeathKind.JOB_ENDED, how)
 
     def drop_abandoned(self) -> None:
         """Ends actors that still wait for a process while nobody can want them any more."""
@@ -239,7 +246,7 @@ class Actors:
             if actor.state is ActorState.PENDING:
                 facts = self._store.facts(actor.mailbox.name)
                 if facts.abandoned and not facts.depth:
-                    self.kill(actor, Death(DeathKind.NO_HANDLES, node_id=self._node_id))
+                    self.kill(actor, DeathKind.NO_HANDLES)
 
     def _died(self, actor: Actor, death: Death) -> bytes:
         error: ActorflowError = ActorDiedError(actor_name=actor.title, actor_id=actor.hex, death=death)
@@ -256,3 +263,5 @@ class Actors:
         while len(self._errors) >= REMEMBERED_DEAD:
             del self._errors[next(iter(self._errors))]
         self._errors[actor.mailbox.name] = error
+        for tell in actor.on_death:
+            tell()

@@ -21,17 +21,18 @@ CREDIT = 4096  # requests of one client that wait: more than it has threads and 
 
 Process = tuple[int, int]
 Answer = tuple[Any, Sequence[_hot.Hold]]
-Handler = Callable[["Request"], Answer]
+Handler = Callable[["Request"], Answer | None]
 
 
 class Request:
     """One control call. `process`: (slot, epoch) of who asks."""
 
-    __slots__ = ("_fields", "process", "references")
+    __slots__ = ("_call", "_fields", "process", "references")
 
-    def __init__(self, process: Process, fields: Mapping[str, Any], references: Sequence[_hot.Hold]) -> None:
-        self.process = process
+    def __init__(self, call: _hot.Call, fields: Mapping[str, Any], references: Sequence[_hot.Hold]) -> None:
+        self.process: Process = call.caller
         self.references = references
+        self._call = call
         self._fields = fields
 
     def field(self, name: str, kind: type[Any], default: Any = None) -> Any:
@@ -40,6 +41,20 @@ class Request:
         if not isinstance(value, kind):
             raise ProtocolError(reason=f"field {name!r} must be of type {kind.__name__}, not {value!r}")
         return value
+
+    def answer(self, value: Any, references: Sequence[_hot.Hold] = ()) -> None:
+        """Answers. Whoever asked may be gone by now."""
+        try:
+            self._call.complete_raw(msgpack.packb(value), references)
+        except _hot.FencedError:
+            pass
+
+    def fail(self, error: bytes) -> None:
+        """Answers with an error (ERROR bytes)."""
+        try:
+            self._call.fail(error)
+        except _hot.FencedError:
+            pass
 
     def reference(self, index: int, kind: str) -> _hot.Hold:
         """A block that came along. ProtocolError: there is none, or it is of another kind."""
@@ -57,7 +72,7 @@ class Refused(Exception):
 
 
 class Control:
-    """Serves the node's mailbox. A handler returns an answer at once; what takes time is told by a call later."""
+    """Serves the node's mailbox. A handler returns its answer, or None and gives it later by `Request.answer`."""
 
     def __init__(self, encode: Callable[[ActorflowError], bytes]) -> None:
         self.mailbox = _hot.make_mailbox(0, 0, CREDIT)
@@ -71,24 +86,26 @@ class Control:
     def serve(self) -> None:
         """Answers all that is in the mailbox."""
         while (call := _hot.take_nowait(self.mailbox)) is not None:
+            data, references = call.raw()
             try:
-                answer, references = self._answer(call)
-                call.complete_raw(msgpack.packb(answer), references)
-            except _hot.FencedError:
-                continue
-            except Refused as refusal:
-                call.fail(refusal.data)
-            except ActorflowError as error:
-                call.fail(self._encode(error))
-            except Exception as error:
-                warn(f"a control call failed inside the node:\n{traceback.format_exc()}")
-                call.fail(self._encode(InternalError(reason=f"{type(error).__name__}: {error}")))
+                fields = msgpack.unpackb(data)
+                handler = self._handlers[fields["do"]]
+            except (ValueError, TypeError, KeyError, msgpack.exceptions.UnpackException) as error:
+                refusal = ProtocolError(reason=f"not a request to a node: {error!r}")
+                Request(call, {}, ()).fail(self._encode(refusal))
+            else:
+                self._handle(handler, Request(call, fields, references))
 
-    def _answer(self, call: _hot.Call) -> Answer:
-        data, references = call.raw()
+    def _handle(self, handler: Handler, request: Request) -> None:
         try:
-            fields = msgpack.unpackb(data)
-            handler = self._handlers[fields["do"]]
-        except (ValueError, TypeError, KeyError, msgpack.exceptions.UnpackException) as error:
-            raise ProtocolError(reason=f"not a request to a node: {error!r}") from None
-        return handler(Request(call.caller, fields, references))
+            answer = handler(request)
+        except Refused as refusal:
+            request.fail(refusal.data)
+        except ActorflowError as error:
+            request.fail(self._encode(error))
+        except Exception as error:
+            warn(f"a control call failed inside the node:\n{traceback.format_exc()}")
+            request.fail(self._encode(InternalError(reason=f"{type(error).__name__}: {error}")))
+        else:
+            if answer is not None:
+                request.answer(*answer)

@@ -16,6 +16,9 @@ from actorflow.shm.store import SlotState, Store
 from actorflow.wire.failures import encode_error
 
 LOOK_S = 1.0
+AGAIN_S = 0.1
+TRIM_LOOKS = 10
+KEPT_SPANS = 64  # free message memory that keeps its pages: 4 MiB, a burst of calls
 _ATTEMPT = 1
 
 
@@ -30,6 +33,8 @@ class Coroner:
         self._node_id = node_id
         self._limit_s = stopped_holder_s
         self._timer: asyncio.TimerHandle | None = None
+        self._recount_owed = False
+        self._looks = 0
 
     # -- the dead
 
@@ -42,6 +47,10 @@ class Coroner:
             self._store.unreserve(slot, epoch)
             return
         settlement = self._store.settle(slot, epoch, error)
+        if settlement is None:
+            self._loop.call_later(AGAIN_S, self.settle, slot, epoch, error)
+            return
+        self._recount_owed |= settlement.recount_owed
         if settlement.repaired:
             warn(f"process {facts.pid} died inside an operation; {settlement.repaired} counts were repaired")
 
@@ -56,7 +65,7 @@ class Coroner:
     # -- those that hold up others
 
     def start(self) -> None:
-        """Begins to look for locks that are held for too long."""
+        """Begins to look, once a second, for locks that are held for too long and for what is still to be done."""
         self._timer = self._loop.call_later(LOOK_S, self._look)
 
     def stop(self) -> None:
@@ -68,6 +77,11 @@ class Coroner:
         slot = self._store.overdue(self._limit_s)
         if slot is not None:
             self._end_holder(slot)
+        if self._recount_owed:
+            self._recount_owed = not self._store.audit(repair=True).consistent
+        self._looks += 1
+        if self._looks % TRIM_LOOKS == 0:
+            self._store.trim(KEPT_SPANS)
         self.start()
 
     def _end_holder(self, slot: int) -> None:

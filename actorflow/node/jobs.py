@@ -5,7 +5,6 @@ from __future__ import annotations
 from actorflow import _hot
 from actorflow.core.events import JobId, QueueId
 from actorflow.core.resources import ResourceSet
-from actorflow.errors import Death
 from actorflow.wire.messages import JobStart
 
 QueueKey = tuple[ResourceSet, bool]  # what each call takes, and whether calls are coroutines
@@ -25,20 +24,20 @@ class Queue:
 
 
 class Job:
-    """A driver's work. `description` is what its workers are told. `ended`: how its driver ended."""
+    """A driver's work. `description` is what its workers are told."""
 
-    __slots__ = ("description", "driver_pid", "ended", "id", "namespace", "queues")
+    __slots__ = ("description", "driver_pid", "has_ended", "id", "namespace", "queues")
 
     def __init__(self, job: JobId, start: JobStart, driver_pid: int) -> None:
         self.id = job
-        self.namespace = start.namespace
+        self.namespace = start.namespace or f"anonymous-{job}"  # of this job alone
         self.driver_pid = driver_pid
         self.description = {
             "id": int(job),
-            "namespace": start.namespace,
+            "namespace": self.namespace,
             "sys_path": start.sys_path,
             "cwd": start.cwd,
             "driver": start.driver,
         }
         self.queues: dict[QueueKey, Queue] = {}
-        self.ended: Death | None = None
+        self.has_ended = False

@@ -12,7 +12,7 @@ from typing import Any
 
 from actorflow.core import events
 from actorflow.core.resources import ResourceSet
-from actorflow.errors import Death, DeathKind, ProtocolError
+from actorflow.errors import DeathKind, ProtocolError
 from actorflow.node.actors import Actor
 from actorflow.node.control import Answer, Refused, Request
 from actorflow.node.jobs import Job
@@ -58,16 +58,14 @@ class Requests:
         self._node.actors.create(job, handle, mailbox, description, options, to_place, to_run)
         return description, [mailbox]
 
-    def kill_actor(self, request: Request) -> Answer:
-        """[mailbox or actor] -> nothing. An actor that is dead already stays so."""
+    def kill_actor(self, request: Request) -> Answer | None:
+        """[mailbox] -> nothing, once the actor is dead: no call made after that reaches it."""
         actor = self._node.actors.of_mailbox(request.reference(0, "mailbox"))
         if actor is not None:
-            asker = self._node.store.slot(request.process[0]).pid
-            detail = f"by process {asker}"
-            pid = actor.worker.pid if actor.worker is not None else None
-            self._node.actors.kill(
-                actor, Death(DeathKind.KILLED, pid=pid, node_id=self._node.node_id, detail=detail)
-            )
+            actor.on_death.append(lambda: request.answer(None))
+            killer = self._node.store.slot(request.process[0]).pid
+            self._node.actors.kill(actor, DeathKind.KILLED, f"by process {killer}")
+            return None
         return NOTHING
 
     def get_actor(self, request: Request) -> Answer:
@@ -132,7 +130,7 @@ class Requests:
 
     def _job(self, request: Request) -> Job:
         job = self._node.job_of(request.process)
-        if job is None or job.ended is not None:
+        if job is None or job.has_ended:
             raise ProtocolError(reason="whoever asks belongs to no job that is running")
         return job
 

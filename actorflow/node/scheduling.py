@@ -27,6 +27,9 @@ from actorflow.shm.store import Store
 
 LOOK_S = 0.1  # while there is mail: what a lost ring costs at most
 IDLE_LOOK_S = 1.0
+CLOSE_AGAIN_S = (
+    0.01  # a reader has a mailbox for a microsecond, one that is being killed until that is settled
+)
 REARM_S = 0.001  # a flood into a queue without readers rings once in this time, not at each push
 
 
@@ -97,9 +100,16 @@ class Scheduling:
         """Closes the job's queues, what waits in them getting `error`, and has its task workers ended."""
         for queue in job.queues.values():
             del self._queues[queue.id]
-            self._store.close(queue.mailbox.name, error)
+            self._port.ignore(queue.mailbox)
+        queues = list(job.queues.values())
         job.queues.clear()
         self.tell(events.JobEnded(job.id))
+        for queue in queues:
+            self._close(queue, error)
+
+    def _close(self, queue: Queue, error: bytes) -> None:
+        if not self._store.close(queue.mailbox.name, error):
+            self._loop.call_later(CLOSE_AGAIN_S, self._close, queue, error)
 
     def rouse_all(self) -> None:
         """Wakes every reader of every queue, so that each sees that the node is stopping."""
@@ -159,6 +169,7 @@ class Scheduling:
         self._timer = None
         for queue in list(self._queues.values()):
             self._observe(queue)
+        self._actors.drop_abandoned()
         self.tell(events.Tick())
         self._set_timer(LOOK_S if any(queue.last_depth for queue in self._queues.values()) else IDLE_LOOK_S)
 

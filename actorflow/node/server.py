@@ -123,7 +123,7 @@ class Node:
                 self.store.rouse(worker.commands.mailbox.name)
         self.scheduling.rouse_all()
         self.actors.rouse_all()
-        if self.workers:
+        if self.workers and self._zygote.is_alive:
             try:
                 async with asyncio.timeout(config.current().shutdown_grace_s):
                     await self._workers_gone.wait()
@@ -150,14 +150,17 @@ class Node:
     def left(self, driver: Driver, how: str) -> None:
         """A driver is no more: its job ends, and a private node with it."""
         what = f"its driver (pid {driver.pid}) is gone: {how}"
+        if self._stop_asked.done():
+            return
         if self._private:
             self.stop(what)
             return
         job = self.jobs.pop(JobId(driver.job), None)
         if job is not None:
-            job.ended = Death(DeathKind.JOB_ENDED, node_id=self.node_id, detail=what)
-            self.scheduling.end_job(job, self._coroner.task_error(job.ended))
-            self.actors.end_job(job, job.ended)
+            job.has_ended = True
+            death = Death(DeathKind.JOB_ENDED, node_id=self.node_id, detail=what)
+            self.scheduling.end_job(job, self._coroner.task_error(death))
+            self.actors.end_job(job, what)
 
     def gone(self, driver: Driver) -> None:
         """A driver uses the memory no more."""

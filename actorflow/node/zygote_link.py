@@ -52,6 +52,11 @@ class ZygoteLink:
         """Orders a worker for a reserved slot, that waits at the mailbox `commands`."""
         self._channel.send(messages.Fork(slot, epoch, commands))
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether it can still tell of deaths."""
+        return not self._ended.done()
+
     async def end(self, limit_s: float) -> None:
         """Has the zygote end every worker and itself; kills it if that takes longer than `limit_s`."""
         self._listener = None

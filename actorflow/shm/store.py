@@ -18,6 +18,7 @@ Name = tuple[int, int]
 _KIND_MAILBOX = 4
 _FORMAT_ERROR = 3
 _AUDIT_TRIES = 20
+_BUSY = -12
 
 _STATUS = {
     -1: "nothing there",
@@ -27,7 +28,6 @@ _STATUS = {
     -5: "not a valid block",
     -8: "node is gone",
     -9: "system error",
-    -12: "held by another",
 }
 
 
@@ -212,12 +212,15 @@ class Store:
         """Wakes every sleeping reader, so that each looks whether it shall leave."""
         lib.af_store_mailbox_rouse(self._client, self._mailbox(mailbox))
 
-    def close(self, mailbox: Name, error: bytes) -> None:
-        """Ends a mailbox: no more pushes, and each call that waits in it gets `error` (ERROR bytes)."""
+    def close(self, mailbox: Name, error: bytes) -> bool:
+        """Ends a mailbox: no more pushes, and each call that waits in it gets `error` (ERROR bytes).
+
+        False: a reader is just taking a call; to be tried again. A mailbox of one reader: that must have ended.
+        """
         offset = self._mailbox(mailbox)
         with _Error(self._client, error) as block:
             status = lib.af_mailbox_close(self._client, offset, block, _FORMAT_ERROR)
-        _check(status, f"closing mailbox {offset:#x}")
+        return _check(status, f"closing mailbox {offset:#x}") != _BUSY
 
     def _mailbox(self, name: Name) -> int:
         offset, generation = name
@@ -227,12 +230,16 @@ class Store:
 
     # -- the dead
 
-    def settle(self, slot: int, epoch: int, error: bytes) -> Settlement:
-        """Settles what the ended process of a slot left; calls it had started get `error` (ERROR bytes)."""
+    def settle(self, slot: int, epoch: int, error: bytes) -> Settlement | None:
+        """Settles what the ended process of a slot left; calls it had started get `error` (ERROR bytes).
+
+        None: there was not enough memory for it; to be tried again.
+        """
         settlement = ffi.new("struct af_settlement *")
         with _Error(self._client, error) as block:
             status = lib.af_coroner_settle(self._client, slot, epoch, block, _FORMAT_ERROR, settlement)
-        _check(status, f"settling slot {slot}, epoch {epoch}")
+        if _check(status, f"settling slot {slot}, epoch {epoch}") == _BUSY:
+            return None
         return Settlement(
             calls_failed=settlement.calls_failed,
             holds_dropped=settlement.holds_dropped,
@@ -306,6 +313,8 @@ class _Error:
         lib.af_hold_drop(self._client, self._hold)
 
 
-def _check(status: int, what: str) -> None:
-    if status < 0:
+def _check(status: int, what: str) -> int:
+    """The status, if it is good or _BUSY."""
+    if status < 0 and status != _BUSY:
         raise StoreError(f"{what}: {_STATUS.get(status, f'status {status}')}")
+    return status
