@@ -111,9 +111,8 @@ class ActorClass:
 
     def _description(self) -> Description:
         returns = tuple(_num_returns(function) for function in self._methods.values())
-        return Description(
-            self.cls.__qualname__, tuple(self._methods), returns, self._options.max_pending_calls > 0
-        )
+        limit = max(0, self._options.max_pending_calls)
+        return Description(calls.short_name(self.cls), tuple(self._methods), returns, limit)
 
     def _max_concurrency(self) -> int:
         return self._options.max_concurrency or (ASYNC_CONCURRENCY if self._is_async else 1)

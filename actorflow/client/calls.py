@@ -100,3 +100,9 @@ def refuse_unsupported(options: TaskOptions | ActorOptions) -> None:
     """NotImplementedError for options that would change what runs, and cannot yet."""
     if options.runtime_env:
         raise NotImplementedError("runtime_env is not there yet: calls run in their driver's environment")
+
+
+def short_name(subject: Any) -> str:
+    """What errors call a function or class: its qualified name, without where it was defined."""
+    name = getattr(subject, "__qualname__", None) or repr(subject)
+    return str(name).rpartition("<locals>.")[2]

@@ -30,17 +30,17 @@ class Description(NamedTuple):
     name: str
     methods: tuple[str, ...]
     returns: tuple[int, ...]
-    must_not_wait: bool = False  # max_pending_calls was given: a call without credit is refused
+    max_pending_calls: int = 0  # of one caller; 0: as many as the lane takes, and then a driver waits
 
     @classmethod
     def of(cls, plain: Sequence[Any]) -> Description:
         """From what the node keeps: its fields as lists."""
-        name, methods, returns, must_not_wait = plain
-        return cls(str(name), tuple(methods), tuple(returns), bool(must_not_wait))
+        name, methods, returns, max_pending_calls = plain
+        return cls(str(name), tuple(methods), tuple(returns), int(max_pending_calls))
 
     def plain(self) -> list[Any]:
         """As msgpack can write it, for the node."""
-        return [self.name, list(self.methods), list(self.returns), self.must_not_wait]
+        return [self.name, list(self.methods), list(self.returns), self.max_pending_calls]
 
     def number(self, method: str) -> int:
         """The number that calls to a method carry. AttributeError names the nearest."""
@@ -90,10 +90,10 @@ runtime.at_end(_forget_doors)
 class ActorMethod:
     """A method of one actor. Calling it (or its `.remote`) sends a call and returns a ref at once."""
 
-    __slots__ = ("_block", "_call", "_door", "_handle_hold", "_label", "_number", "_returns")
+    __slots__ = ("_block", "_call", "_door", "_handle_hold", "_label", "_limit", "_number", "_returns")
 
     def __init__(
-        self, hold: _hot.Hold, door: Door, label: str, number: int, returns: int, block: bool
+        self, hold: _hot.Hold, door: Door, label: str, number: int, returns: int, limit: int
     ) -> None:
         self._handle_hold = hold  # the actor lives on while a method of it is kept
         self._door = door
@@ -101,7 +101,9 @@ class ActorMethod:
         self._label = label
         self._number = number
         self._returns = returns
-        self._block = block
+        self._limit = limit
+        # Who waits inside a call keeps others from reading its own mailbox: two such could wait for each other.
+        self._block = not (limit or runtime.in_worker())
 
     def remote(self, *args: Any, **kwargs: Any) -> Any:
         """Sends the call. Returns a ref; a list of refs where num_returns > 1; None where it is 0.
@@ -120,7 +122,7 @@ class ActorMethod:
         """The same method with other options (of MethodOptions). TypeError, ValueError."""
         checked = MethodOptions(**options)
         returns = calls.plain_returns(checked.num_returns) if "num_returns" in options else self._returns
-        return type(self)(self._handle_hold, self._door, self._label, self._number, returns, self._block)
+        return type(self)(self._handle_hold, self._door, self._label, self._number, returns, self._limit)
 
     def _call_again(self, error: Exception, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The way of a call that was refused at first."""
@@ -133,7 +135,7 @@ class ActorMethod:
         if isinstance(error, _hot.FullError):
             if calls.is_out_of_credit(error):
                 raise errors.PendingCallsLimitExceeded(
-                    target=self._label, limit=runtime.require().lane_credit
+                    target=self._label, limit=self._limit or runtime.require().lane_credit
                 ) from None
             return calls.again_with_room(
                 lambda: self._call(self._number, args, kwargs, self._returns, None, self._block)
@@ -210,9 +212,9 @@ class ActorHandle:
 
     def _method(self, name: str, number: int, returns: int) -> ActorMethod:
         kind = OwnActorMethod if self._actor_door.target.mailbox == _own_mailbox else ActorMethod
-        block = not (self._actor_description.must_not_wait or runtime.in_worker())
         label = f"{self._actor_description.name}.{name}"
-        return kind(self._actor_hold, self._actor_door, label, number, returns, block)
+        limit = self._actor_description.max_pending_calls
+        return kind(self._actor_hold, self._actor_door, label, number, returns, limit)
 
     def __ready__(self) -> ObjectRef[None]:
         """A ref that is done once the constructor is; its error is the actor's, if that died."""
@@ -234,7 +236,8 @@ class ActorHandle:
         index = _hot.collect(self._actor_hold)
         if index >= 0:
             return _load_handle, (index, tuple(self._actor_description))
-        return _handle_of, (_Plain(self._actor_hold), tuple(self._actor_description))
+        _, name = outside.reduce(self._actor_hold)
+        return _revive_handle, (name, tuple(self._actor_description))
 
     def __repr__(self) -> str:
         return f"ActorHandle({self._actor_description.name}, {outside.hex_name(self._actor_door.target.mailbox)})"
@@ -250,18 +253,12 @@ class ActorHandle:
         return f"<code>{name}</code> actor {identity}<br><small>{methods}</small>"
 
 
-class _Plain:
-    """A hold on its way into a plain pickle."""
-
-    def __init__(self, held: _hot.Hold) -> None:
-        self._held = held
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return outside.reduce(self._held)
-
-
 def _load_handle(index: int, description: tuple[Any, ...]) -> ActorHandle:
     return _handle_of(_hot.load_hold(index), description)
+
+
+def _revive_handle(name: tuple[Any, ...], description: tuple[Any, ...]) -> ActorHandle:
+    return _handle_of(outside.revive(*name), description)
 
 
 def _handle_of(held: _hot.Hold, description: tuple[Any, ...]) -> ActorHandle:

@@ -47,8 +47,10 @@ class Host:
             return
         try:
             self._serve(plan)
-        except settling.ExitActor:
-            self._end(DeathKind.EXIT_REQUESTED)
+        except settling.ExitActor as request:
+            data = self._end(DeathKind.EXIT_REQUESTED)
+            for call in request.calls:
+                call.fail(data)
         else:
             self._end(DeathKind.NO_HANDLES)
 

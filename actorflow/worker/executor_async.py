@@ -35,7 +35,7 @@ class AsyncExecutor:
         self._taking = True
         self._is_full = False
         self._changed = asyncio.Event()  # nothing is taken any more, or a task has ended
-        self._end: BaseException | None = None
+        self._leaving: list[_hot.Call] = []  # asked for the actor's end
 
     async def serve_actor(self) -> None:
         """Runs calls until the mailbox is abandoned. Raises ExitActor when a call did."""
@@ -69,8 +69,8 @@ class AsyncExecutor:
         while self._tasks:
             await asyncio.wait(self._tasks)
         _hot.enter(None)
-        if self._end is not None:
-            raise self._end
+        if self._leaving:
+            raise settling.ExitActor(self._leaving)
 
     # -- taking
 
@@ -126,8 +126,8 @@ class AsyncExecutor:
         try:
             args, kwargs = call.arguments()
             value = await _entering(call, body.function(*args, **kwargs))
-        except settling.ExitActor as request:
-            self._end = request
+        except settling.ExitActor:
+            self._leaving.append(call)
             self._stop()
         except asyncio.CancelledError as error:
             settling.fail(call, error, body.name)
@@ -143,8 +143,8 @@ class AsyncExecutor:
             args, kwargs = call.arguments()
             _hot.enter(call)
             value = body.function(*args, **kwargs)
-        except settling.ExitActor as request:
-            self._end = request
+        except settling.ExitActor:
+            self._leaving.append(call)
             self._stop()
         except BaseException as error:
             settling.fail(call, error, body.name)

@@ -19,7 +19,7 @@ class SyncExecutor:
         self._mailbox = mailbox
         self._resolve = resolve
         self._run_async = run_async
-        self._end: BaseException | None = None
+        self._leaving: list[_hot.Call] = []  # asked for the actor's end
 
     def serve(self) -> None:
         """Runs calls until there will be none: the mailbox is abandoned or closed, or the node wants the worker.
@@ -28,8 +28,8 @@ class SyncExecutor:
         """
         while self._run_next():
             pass
-        if self._end is not None:
-            raise self._end
+        if self._leaving:
+            raise settling.ExitActor(self._leaving)
 
     def _run_next(self) -> bool:
         # Everything of a call is local to this frame: what it refers to is freed before the next wait.
@@ -44,7 +44,7 @@ class SyncExecutor:
         finally:
             _hot.enter(None)
             _hot.task_done()
-        return self._end is None
+        return not self._leaving
 
     def _run(self, call: _hot.Call) -> None:
         name = "task"
@@ -57,8 +57,8 @@ class SyncExecutor:
             args, kwargs = call.arguments()
             _hot.enter(call)
             value = body.function(*args, **kwargs)
-        except settling.ExitActor as request:
-            self._end = request
+        except settling.ExitActor:
+            self._leaving.append(call)
         except BaseException as error:
             settling.fail(call, error, name)
         else:

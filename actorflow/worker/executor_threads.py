@@ -13,6 +13,8 @@ from actorflow import _hot
 from actorflow.worker import settling
 from actorflow.worker.functions import Body
 
+LOOK_S = 0.1  # how often a thread that waits sees whether another has ended the actor
+
 
 class ThreadsExecutor:
     """The threads of one actor; the main thread is one of them."""
@@ -22,17 +24,18 @@ class ThreadsExecutor:
         self._resolve = resolve
         self._limit = limit
         self._lock = threading.Lock()
+        self._facts = _hot.Target(mailbox).facts
         self._threads: list[threading.Thread] = []
         self._waiting = 0
-        self._end: BaseException | None = None
+        self._leaving: list[_hot.Call] = []  # asked for the actor's end
 
     def serve(self) -> None:
         """Runs calls until the mailbox is abandoned and all that were taken are settled. Raises ExitActor."""
         self._serve()
         for thread in self._threads:
             thread.join()
-        if self._end is not None:
-            raise self._end
+        if self._leaving:
+            raise settling.ExitActor(self._leaving)
 
     def _serve(self) -> None:
         while self._run_next():
@@ -42,17 +45,17 @@ class ThreadsExecutor:
         with self._lock:
             self._waiting += 1
         try:
-            call = _hot.take(self._mailbox)
+            call = _hot.take(self._mailbox, LOOK_S)
         except _hot.ClosedError:
-            call = None
+            return False
         finally:
             with self._lock:
                 self._waiting -= 1
-        if call is None or self._end is not None:
-            return False
+        if call is None:
+            return not self._leaving and not self._facts()["abandoned"]
         self._keep_one_waiting()
         self._run(call)
-        return self._end is None
+        return not self._leaving
 
     def _keep_one_waiting(self) -> None:
         with self._lock:
@@ -70,8 +73,8 @@ class ThreadsExecutor:
             args, kwargs = call.arguments()
             _hot.enter(call)
             value = body.function(*args, **kwargs)
-        except settling.ExitActor as request:
-            self._end = request
+        except settling.ExitActor:
+            self._leaving.append(call)
         except BaseException as error:
             settling.fail(call, error, name)
         else:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from actorflow import _hot
+from actorflow.client import calls
 from actorflow.client.remote_function import RemoteFunction
 
 KEPT_FUNCTIONS = 512  # more than a job has; one that makes functions in a loop must not fill the memory
@@ -38,7 +39,7 @@ class Functions:
             function: Any = call.load_function()
             if isinstance(function, RemoteFunction):  # it travelled as the name of what the decorator made
                 function = function.function
-            body = self._bodies[name] = Body(function, getattr(function, "__qualname__", repr(function)))
+            body = self._bodies[name] = Body(function, calls.short_name(function))
             if len(self._bodies) > KEPT_FUNCTIONS:
                 self._bodies.popitem(last=False)
         else:

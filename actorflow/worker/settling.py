@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from actorflow import _hot, errors
@@ -22,7 +22,11 @@ _node_id = ""
 
 
 class ExitActor(BaseException):
-    """Raised by af.exit_actor: unwinds the method, and then ends the actor."""
+    """Raised by af.exit_actor: unwinds the method, and then ends the actor. `calls` are those that asked for it."""
+
+    def __init__(self, calls: Sequence[_hot.Call] = ()) -> None:
+        super().__init__("the actor is to end")
+        self.calls = calls
 
 
 def begin() -> None:
