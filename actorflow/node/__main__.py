@@ -91,7 +91,7 @@ def _serve(arguments: Arguments, driver: socket.socket | None) -> int:
     become_subreaper()
     # What only the node has: its driver, or where it says its address.
     own = driver.fileno() if driver is not None else _take_stdout()
-    zygote = fork_zygote(run, memfd, os.pidfd_open(os.getpid()), own)
+    zygote = fork_zygote(run, memfd, os.pidfd_open(os.getpid()), [own])
     _raise_descriptor_limit()
     loop = uvloop.new_event_loop()
     node = Node(
