@@ -71,6 +71,10 @@ def identity() -> tuple[bytes, int, int]:
 def fork_prepare() -> None: ...
 def fork_child() -> None: ...
 def fork_parent(forked: bool = True) -> None: ...
+def serve_zygote(node_socket: int, node_pidfd: int) -> tuple[int, int, tuple[int, int]] | None:
+    """The zygote's loop over a SOCK_SEQPACKET socket; see zygote.py for the records. Returns in each forked worker
+    (slot, epoch, command mailbox), and in the zygote None once the node is gone."""
+
 def fork_slot() -> tuple[int, int]:
     """In a forked child: the (slot, epoch) to announce to the node."""
 

@@ -135,7 +135,8 @@ uint16_t hot_depth(uint16_t depth, bool set); /* nesting depth of calls made by 
 int hot_add_calls(PyObject *module);
 PyObject *hot_call_new(struct session *session, af_off cell, uint32_t index); /* takes over the hold */
 
-/* hot_wait.c, hot_board.c */
+/* hot_zygote.c, hot_wait.c, hot_board.c */
+int hot_add_zygote(PyObject *module);
 int hot_add_waits(PyObject *module);
 int hot_add_board(PyObject *module);
 /* Waits until the cell is done: 0, or -1 with an exception. */

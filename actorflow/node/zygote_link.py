@@ -6,12 +6,12 @@ import asyncio
 import os
 import signal
 import socket
+from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
-from actorflow.node.channel import Channel
 from actorflow.node.pidfds import Watch
-from actorflow.wire import messages
+from actorflow.node.zygote import ORDER, REPORT, Report
 
 
 class Listener(Protocol):
@@ -39,10 +39,10 @@ class ZygoteLink:
         self._listener: Listener | None = None
         self._ended = loop.create_future()
         self._watch = Watch(loop, pidfd, self._on_ended)
-        said = (messages.Forked, messages.ForkFailed, messages.Exited)
-        self._channel = Channel(
-            loop, connection, self._on_message, self._on_hangup, *said, takes_descriptors=True
-        )
+        self._connection = connection
+        self._unsent: deque[bytes] = deque()  # as many as there are slots at most
+        connection.setblocking(False)
+        loop.add_reader(connection, self._on_readable)
 
     def listen(self, listener: Listener) -> None:
         """Has `listener` told of every birth and death from now on."""
@@ -50,7 +50,9 @@ class ZygoteLink:
 
     def fork(self, slot: int, epoch: int, commands: tuple[int, int]) -> None:
         """Orders a worker for a reserved slot, that waits at the mailbox `commands`."""
-        self._channel.send(messages.Fork(slot, epoch, commands))
+        self._unsent.append(ORDER.pack(slot, epoch, *commands, 0))
+        if len(self._unsent) == 1:
+            self._send()
 
     @property
     def is_alive(self) -> bool:
@@ -60,7 +62,7 @@ class ZygoteLink:
     async def end(self, limit_s: float) -> None:
         """Has the zygote end every worker and itself; kills it if that takes longer than `limit_s`."""
         self._listener = None
-        self._channel.close()
+        self._close()
         timer = self._loop.call_later(limit_s, self._watch.kill)
         try:
             await self._ended
@@ -69,23 +71,57 @@ class ZygoteLink:
 
     # -- what it says
 
-    def _on_message(self, message: messages.Message) -> None:
-        if isinstance(message, messages.Forked):
-            pidfd = self._channel.take_descriptor()
-            if self._listener is None:
-                os.close(pidfd)
-            else:
-                self._listener.forked(message.slot, message.epoch, message.pid, pidfd)
-        elif self._listener is None:
+    def _on_readable(self) -> None:
+        try:
+            data, pidfds, _, _ = socket.recv_fds(self._connection, REPORT.size, 1)
+        except BlockingIOError:
             return
-        elif isinstance(message, messages.Exited):
-            self._listener.exited(message.slot, message.epoch, message.status)
-        elif isinstance(message, messages.ForkFailed):
-            self._listener.not_forked(message.slot, message.epoch, message.reason)
+        except OSError:
+            data, pidfds = b"", []
+        if len(data) == REPORT.size:
+            self._on_report(*REPORT.unpack(data), pidfds)
+        else:  # it cannot be spoken to any more: it is as good as dead, and its pidfd will say so
+            self._close()
+            self._watch.kill()
 
-    def _on_hangup(self, why: str) -> None:
-        """It cannot be spoken to any more: it is as good as dead, and its pidfd will say so."""
-        self._watch.kill()
+    def _on_report(self, kind: int, slot: int, epoch: int, pid: int, value: int, pidfds: list[int]) -> None:
+        if self._listener is None:
+            for pidfd in pidfds:
+                os.close(pidfd)
+        elif kind == Report.FORKED and pidfds:
+            self._listener.forked(slot, epoch, pid, pidfds[0])
+        elif kind == Report.EXITED:
+            self._listener.exited(slot, epoch, value)
+        elif kind == Report.NOT_FORKED:
+            self._listener.not_forked(slot, epoch, os.strerror(value))
+
+    # -- what it is told
+
+    def _send(self) -> None:
+        """Sends orders until there are none, or the socket is full."""
+        if self._connection.fileno() < 0:
+            self._unsent.clear()
+            return
+        while self._unsent:
+            try:
+                self._connection.send(self._unsent[0])
+            except BlockingIOError:
+                self._loop.add_writer(self._connection, self._send)
+                return
+            except OSError:  # it has ended: its pidfd says so
+                self._unsent.clear()
+            else:
+                self._unsent.popleft()
+        self._loop.remove_writer(self._connection)
+
+    def _close(self) -> None:
+        self._unsent.clear()
+        if self._connection.fileno() >= 0:
+            self._loop.remove_reader(self._connection)
+            self._loop.remove_writer(self._connection)
+            self._connection.close()
+
+    # -- its end
 
     def _on_ended(self) -> None:
         """Reaps the zygote: it is this process' child."""

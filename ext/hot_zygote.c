@@ -1,0 +1,164 @@
+/* hot_zygote.c - the zygote's loop: forks workers, reaps them and reports, without running any Python.
+ *
+ * Purpose: a worker shares every page with the zygote that neither has written since the fork. Running Python writes
+ * reference counts all over the heap, so a loop in Python would cost each worker about a megabyte; this one writes
+ * nothing that is shared.
+ * Guarantees: each order is answered by FORKED (with the worker's pidfd) or NOT_FORKED; each worker's end by EXITED. A
+ * child that has ended is killed as a group before it is reaped: until then its process id can be nobody else's.
+ * Assumes: a single-threaded process, a SOCK_SEQPACKET socket to the node, SIGCHLD not used by anyone else here. */
+#include "hot.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+struct order { uint32_t slot, epoch; uint64_t commands; uint32_t commands_generation, reserved; };
+enum report_kind { REPORT_FORKED = 1, REPORT_NOT_FORKED, REPORT_EXITED };
+struct report { uint32_t kind, slot, epoch; int32_t pid, value; }; /* value: errno, or the wait status */
+struct child { pid_t pid; uint32_t slot, epoch; };
+struct zygote {
+  int node, node_pidfd, signals;
+  struct child *children;
+  size_t count, room;
+};
+
+static bool tell(struct zygote *zygote, struct report report, int descriptor) {
+  struct iovec part = {&report, sizeof report};
+  union { struct cmsghdr header; char room[CMSG_SPACE(sizeof(int))]; } control = {0};
+  struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1};
+  if (descriptor >= 0) {
+    message.msg_control = &control;
+    message.msg_controllen = sizeof control.room;
+    struct cmsghdr *header = CMSG_FIRSTHDR(&message);
+    header->cmsg_level = SOL_SOCKET;
+    header->cmsg_type = SCM_RIGHTS;
+    header->cmsg_len = CMSG_LEN(sizeof(int));
+    memcpy(CMSG_DATA(header), &descriptor, sizeof descriptor);
+  }
+  ssize_t sent;
+  do sent = sendmsg(zygote->node, &message, MSG_NOSIGNAL);
+  while (sent < 0 && errno == EINTR);
+  return sent == (ssize_t)sizeof report;
+}
+
+static bool remember(struct zygote *zygote, pid_t pid, const struct order *order) {
+  if (zygote->count == zygote->room) {
+    size_t room = zygote->room ? zygote->room * 2 : 64;
+    struct child *larger = realloc(zygote->children, room * sizeof *larger);
+    if (!larger) return false;
+    zygote->children = larger;
+    zygote->room = room;
+  }
+  zygote->children[zygote->count++] = (struct child){pid, order->slot, order->epoch};
+  return true;
+}
+
+static bool born(struct zygote *zygote, pid_t pid, const struct order *order) {
+  (void)setpgid(pid, pid); /* the child does so too: either may be first */
+  if (!remember(zygote, pid, order)) {
+    (void)kill(pid, SIGKILL); /* unknown, it would be reaped without a word */
+    return tell(zygote, (struct report){REPORT_NOT_FORKED, order->slot, order->epoch, 0, ENOMEM}, -1);
+  }
+  int pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
+  bool told = tell(zygote, (struct report){REPORT_FORKED, order->slot, order->epoch, pid, 0}, pidfd);
+  if (pidfd >= 0) close(pidfd);
+  return told;
+}
+
+/* In the child: a group of its own, and death with the zygote. */
+static void settle_in(struct zygote *zygote, pid_t parent) {
+  sigset_t set;
+  (void)setpgid(0, 0);
+  (void)prctl(PR_SET_PDEATHSIG, SIGKILL);
+  if (getppid() != parent) _exit(1); /* it died before it could take this process along */
+  close(zygote->node);
+  close(zygote->signals);
+  sigemptyset(&set);
+  sigaddset(&set, SIGCHLD);
+  sigprocmask(SIG_UNBLOCK, &set, NULL);
+  free(zygote->children);
+  PyOS_AfterFork_Child();
+}
+
+/* 1: this is the child; 0: go on; -1: the node is gone. */
+static int take_order(struct zygote *zygote, struct order *order) {
+  ssize_t got = recv(zygote->node, order, sizeof *order, MSG_DONTWAIT);
+  if (got < 0 && (errno == EAGAIN || errno == EINTR)) return 0;
+  if (got != (ssize_t)sizeof *order) return -1;
+  pid_t parent = getpid(), pid = fork();
+  if (pid == 0) {
+    settle_in(zygote, parent);
+    return 1;
+  }
+  if (pid < 0) return tell(zygote, (struct report){REPORT_NOT_FORKED, order->slot, order->epoch, 0, errno}, -1) ? 0 : -1;
+  return born(zygote, pid, order) ? 0 : -1;
+}
+
+/* False: the node is gone. */
+static bool bury(struct zygote *zygote, pid_t pid) {
+  int status = 0;
+  for (size_t i = 0; i < zygote->count; i++) {
+    struct child child = zygote->children[i];
+    if (child.pid != pid) continue;
+    (void)kill(-pid, SIGKILL);
+    (void)waitpid(pid, &status, 0);
+    zygote->children[i] = zygote->children[--zygote->count];
+    return tell(zygote, (struct report){REPORT_EXITED, child.slot, child.epoch, pid, status}, -1);
+  }
+  (void)waitpid(pid, &status, 0); /* an orphan of a worker's */
+  return true;
+}
+
+static bool reap(struct zygote *zygote) {
+  struct signalfd_siginfo unused;
+  while (read(zygote->signals, &unused, sizeof unused) > 0) {}
+  for (;;) {
+    siginfo_t ended = {0};
+    if (waitid(P_ALL, 0, &ended, WEXITED | WNOHANG | WNOWAIT) < 0 || ended.si_pid == 0) return true;
+    if (!bury(zygote, ended.si_pid)) return false;
+  }
+}
+
+static int zygote_loop(struct zygote *zygote, struct order *order) {
+  struct pollfd polled[3] = {{zygote->signals, POLLIN, 0}, {zygote->node_pidfd, POLLIN, 0}, {zygote->node, POLLIN, 0}};
+  for (;;) {
+    if (poll(polled, 3, -1) < 0 && errno != EINTR) return -1;
+    if (polled[0].revents && !reap(zygote)) return -1;
+    if (polled[1].revents) return -1;
+    if (polled[2].revents) {
+      int status = take_order(zygote, order);
+      if (status != 0) return status;
+    }
+  }
+}
+
+/* serve_zygote(node socket, node pidfd) -> in each child (slot, epoch, command mailbox); in the zygote None, at its end */
+static PyObject *serve_zygote(PyObject *module, PyObject *args) {
+  (void)module;
+  struct zygote zygote = {0};
+  struct order order;
+  sigset_t set;
+  if (!PyArg_ParseTuple(args, "ii", &zygote.node, &zygote.node_pidfd)) return NULL;
+  sigemptyset(&set);
+  sigaddset(&set, SIGCHLD);
+  sigprocmask(SIG_BLOCK, &set, NULL);
+  zygote.signals = signalfd(-1, &set, SFD_NONBLOCK | SFD_CLOEXEC);
+  if (zygote.signals < 0) return PyErr_SetFromErrno(PyExc_OSError);
+  if (zygote_loop(&zygote, &order) == 1)
+    return Py_BuildValue("(II(KI))", order.slot, order.epoch, (unsigned long long)order.commands, order.commands_generation);
+  close(zygote.signals);
+  free(zygote.children);
+  Py_RETURN_NONE;
+}
+
+static PyMethodDef functions[] = {{"serve_zygote", serve_zygote, METH_VARARGS, NULL}, {NULL, NULL, 0, NULL}};
+
+int hot_add_zygote(PyObject *module) { return PyModule_AddFunctions(module, functions); }
