@@ -1,10 +1,15 @@
 """The code that every system runs remotely: the same plain functions and classes for each of them."""
 
+from __future__ import annotations
+
 import os
 import time
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 SMALL = b"ok"
 
