@@ -1,0 +1,1 @@
+"""The node's decisions, apart from I/O: events in, effects out."""

@@ -1,0 +1,247 @@
+"""Who gets what is free, and who is asked to give something back: the fair division between jobs and queues.
+
+Hungry queues are served in the order of their job's share, then of their level in the job; among equals the one that
+was served longest ago comes first. Each is served from what is free. What is not free is asked back:
+
+ 1. from queues that are to have more than they have mail for; then
+ 2. from the job with the largest share, as long as it stays at least at the share that the asking job comes to;
+ 3. or from the queue of the same job with the highest level, by the same rule.
+
+A job that uses nothing, or a queue that has nothing, may ask even where that leaves the other one nothing: then they
+take turns. What a queue was lent and has not yet been seen to use is not asked back, so that each turn counts.
+
+What was asked back is set aside for the one it was asked for: nobody after it in the order may take it. It counts as
+coming soon for `patience_s`; what has not come back by then (a long call) stays asked for, and another queue is asked
+as well. When something comes back, whoever is first in the order at that time gets it.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable, Iterator
+
+from actorflow.core.book import Book
+from actorflow.core.queues import Job, Queue
+from actorflow.core.resources import GPU, ResourceSet, Units, add
+
+Taken = dict[Queue, int]
+_ROUNDING = 1e-9  # shares are sums of fractions
+
+
+class Division:
+    """One pass over all that is hungry. It changes the book; what it changed is in `Book.changed`."""
+
+    def __init__(self, book: Book, now_s: float) -> None:
+        self._book = book
+        self._now_s = now_s
+        self._room: Units = dict(book.free)  # free or asked back, and not set aside
+        self._soon: Units = dict(book.free)  # of that, what is free or was asked back lately
+        self._claims: Taken = {}  # units set aside for a queue until they come back
+        self._claimed_share: dict[Job, float] = {}
+        self._refused: set[tuple[Job, bool, tuple[str, ...]]] = set()
+        self.unserved: list[Queue] = []
+        for queue in book.pending.values():
+            _give(self._room, queue)
+            if self._is_recent(queue):
+                _give(self._soon, queue)
+
+    def fits(self, demand: ResourceSet) -> bool:
+        """True if the demand is free now, and not set aside for another."""
+        return demand.fits(self._room) and demand.fits(self._book.free)
+
+    def set_aside(self, demand: ResourceSet, job: Job) -> None:
+        """Keeps room for an actor that does not fit now, before any queue is served; asks back what is missing."""
+        lacking = self._lacking(demand)
+        if lacking:
+            self._ask(self._sources(lacking, job, None) or {})
+        _subtract(self._room, demand, 1)
+        _subtract(self._soon, demand, 1)
+
+    def use(self, demand: ResourceSet) -> None:
+        """An actor was given this from what is free."""
+        _subtract(self._room, demand, 1)
+        _subtract(self._soon, demand, 1)
+
+    def serve(self) -> None:
+        """Serves the hungry queues. Those that still could use more are `unserved` after it, in their order."""
+        heap = [(self._key(queue), queue.id, queue) for queue in self._book.hungry.values()]
+        heapq.heapify(heap)
+        while heap:
+            key, _, queue = heapq.heappop(heap)
+            current = self._key(queue)
+            if current > key:  # its job has been served since
+                heapq.heappush(heap, (current, queue.id, queue))
+            elif self._serve_one(queue, alone=not heap):
+                if self._wants(queue):
+                    heapq.heappush(heap, (self._key(queue), queue.id, queue))
+            else:
+                self.unserved.append(queue)
+        self.unserved.extend(self._claims)
+
+    # -- one queue ---------------------------------------------------------------------------------
+    def _key(self, queue: Queue) -> tuple[float, int, float, int]:
+        job = queue.job
+        share = job.share + self._claimed_share.get(job, 0.0)
+        level = queue.level + self._claims.get(queue, 0) * queue.part
+        return share, job.turn, level, queue.turn
+
+    def _wants(self, queue: Queue) -> int:
+        return queue.wants_cpu + max(0, queue.wants - queue.target) - self._claims.get(queue, 0)
+
+    def _demand(self, queue: Queue) -> ResourceSet:
+        """What its next unit takes: only CPUs where it has a seat without them."""
+        return queue.cpu_shape if queue.wants_cpu > self._claims.get(queue, 0) else queue.shape
+
+    def _serve_one(self, queue: Queue, alone: bool) -> bool:
+        """Gives the queue a unit or sets one aside for it; more at once when nobody else is hungry."""
+        demand = self._demand(queue)
+        count = demand.times_in(self._room, self._wants(queue) if alone or not demand else 1)
+        if not count:
+            if not self._ask_for(queue, demand):
+                return False
+            count = 1
+        if queue in self._claims or not self._lend(queue, demand, count):
+            self._claim(queue, demand, count)
+        return True
+
+    def _lend(self, queue: Queue, demand: ResourceSet, count: int) -> int:
+        kept = 0 if self._is_recent(queue) else queue.units - queue.target
+        if demand is queue.shape:
+            lent = self._book.lend(queue, count, self._now_s)
+        else:
+            lent, kept = self._book.lend_cpu(queue, count, self._now_s), 0
+        _subtract(self._room, demand, lent)
+        _subtract(self._soon, demand, lent - min(kept, lent))
+        return lent
+
+    def _claim(self, queue: Queue, demand: ResourceSet, count: int) -> None:
+        lacking = self._lacking(demand)
+        if lacking:
+            self._ask(self._sources(lacking, queue.job, queue) or {})
+        _subtract(self._room, demand, count)
+        _subtract(self._soon, demand, count)
+        self._claims[queue] = self._claims.get(queue, 0) + count
+        share = self._claimed_share.get(queue.job, 0.0) + queue.part * count
+        self._claimed_share[queue.job] = share
+
+    def _lacking(self, demand: ResourceSet) -> Units:
+        """What must be asked back before the demand can be met soon. A whole device where only pieces are free."""
+        lacking = demand.lacking(self._soon)
+        if not lacking and demand.fits(self._book.free) and GPU in demand.units:
+            return {GPU: demand.units[GPU]}
+        return lacking
+
+    # -- asking back -------------------------------------------------------------------------------
+    def _ask_for(self, queue: Queue, demand: ResourceSet) -> bool:
+        """Asks back what the queue's next unit takes. False: nobody can or must give it."""
+        lacking = demand.lacking(self._room)
+        question = (queue.job, self._is_starved(queue), tuple(lacking))
+        if question in self._refused:
+            return False
+        taken = self._sources(lacking, queue.job, queue)
+        if taken is None:
+            self._refused.add(question)
+            return False
+        self._ask(taken)
+        return True
+
+    def _ask(self, taken: Taken) -> None:
+        for queue, count in taken.items():
+            cpu, other = queue.held_at_target()
+            self._book.lower(queue, count, self._now_s)
+            lower_cpu, lower_other = queue.held_at_target()
+            add(self._room, queue.shape, cpu - lower_cpu, other - lower_other)
+            add(self._soon, queue.shape, cpu - lower_cpu, other - lower_other)
+
+    def _sources(self, lacking: Units, job: Job, queue: Queue | None) -> Taken | None:
+        """Whom to ask for what is lacking, how many units each; None if it cannot be had. An actor has no queue."""
+        lacking = dict(lacking)
+        taken: Taken = {}
+        for other in self._book.spare.values():
+            count = min(other.spare, _times_needed(other, lacking))
+            if count and other is not queue:
+                taken[other] = count
+                _cross_off(lacking, other, count)
+        while lacking:
+            victim = self._victim(lacking, job, queue, taken)
+            if victim is None:
+                return None
+            taken[victim] = taken.get(victim, 0) + 1
+            _cross_off(lacking, victim, 1)
+        return taken
+
+    def _victim(self, lacking: Units, job: Job, queue: Queue | None, taken: Taken) -> Queue | None:
+        """The queue that must give up its next unit, or None."""
+        jobs = sorted(self._book.jobs.values(), key=lambda other: self._share_left(other, taken), reverse=True)
+        if queue is None:
+            return next(self._heaviest(jobs, queue, lacking, taken, spare_new=True), None)
+        share = job.share + self._claimed_share.get(job, 0.0)
+        level = queue.level + self._claims.get(queue, 0) * queue.part
+        for victim in self._heaviest(jobs, queue, lacking, taken, spare_new=False):
+            if victim.job is job:
+                left, comes_to = victim.level - (taken.get(victim, 0) + 1) * victim.part, level
+            else:
+                left, comes_to = self._share_left(victim.job, taken) - victim.part, share
+            if left + _ROUNDING >= comes_to + queue.part:
+                return victim
+        if not self._is_starved(queue):
+            return None
+        victims = list(self._heaviest(jobs, queue, lacking, taken, spare_new=True))
+        own = [victim for victim in victims if victim.job is job]
+        return next(iter(own if own and share else victims), None)
+
+    def _heaviest(
+        self, jobs: Iterable[Job], asking: Queue | None, lacking: Units, taken: Taken, spare_new: bool
+    ) -> Iterator[Queue]:
+        """Of each job the queue with the highest level that can give up a unit of what is lacking."""
+        for job in jobs:
+            best, best_level = None, -1.0
+            for queue in job.queues.values():
+                level = queue.level - taken.get(queue, 0) * queue.part
+                if level > best_level and queue is not asking and self._can_give(queue, lacking, taken, spare_new):
+                    best, best_level = queue, level
+            if best is not None:
+                yield best
+
+    def _can_give(self, queue: Queue, lacking: Units, taken: Taken, spare_new: bool) -> bool:
+        if queue.pending > 0 and not self._is_recent(queue):
+            return False  # it was asked already, and is slow to answer
+        if spare_new and queue.unproven and self._now_s - queue.lent_s < self._book.policy.grace_s:
+            return False  # what it has just got would go first, unused
+        kept = queue.blocked if queue.seated else 0
+        units = min(queue.target, queue.wants) - kept - taken.get(queue, 0)
+        return units > 0 and not lacking.keys().isdisjoint(queue.shape.units)
+
+    def _share_left(self, job: Job, taken: Taken) -> float:
+        return job.share - sum(count * queue.part for queue, count in taken.items() if queue.job is job)
+
+    def _is_starved(self, queue: Queue) -> bool:
+        has_none = queue.target == 0 or queue.allowed == 0
+        return has_none and queue.active == 0 and queue not in self._claims
+
+    def _is_recent(self, queue: Queue) -> bool:
+        return self._now_s - queue.lowered_s < self._book.policy.patience_s
+
+
+def _give(room: Units, queue: Queue) -> None:
+    cpu, other = queue.held_at_target()
+    add(room, queue.shape, queue.held_cpu - cpu, queue.held_other - other)
+
+
+def _subtract(room: Units, demand: ResourceSet, times: int) -> None:
+    add(room, demand, -times, -times)
+
+
+def _times_needed(queue: Queue, lacking: Units) -> int:
+    return max(
+        (-(-lacking[name] // units) for name, units in queue.shape.units.items() if name in lacking),
+        default=0,
+    )
+
+
+def _cross_off(lacking: Units, queue: Queue, count: int) -> None:
+    for name, units in queue.shape.units.items():
+        if name in lacking:
+            lacking[name] -= units * count
+            if lacking[name] <= 0:
+                del lacking[name]
