@@ -1,24 +1,20 @@
-"""What every test shares: Hypothesis without deadlines, and for system tests a runtime and a check for leaks.
+"""What every test shares: Hypothesis without deadlines, waiting for a condition, and what a process holds.
 
-A system test must leave the test process as it found it: no child process, no new file descriptor or
-thread, no memory segment mapped. The check waits with a deadline, because processes take a moment to end.
+A system test must leave the test process as it found it; tests/system/conftest.py compares `facts()` for that.
 """
 
 from __future__ import annotations
 
-import gc
 import os
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import hypothesis
 import psutil
-import pytest
 
-LEAK_DEADLINE_S = 10.0
 LOOK_S = 0.02
 
 # The machine may be busy: how long an example takes says nothing about it.
@@ -74,28 +70,3 @@ def facts() -> dict[str, set[str]]:
         "segments": segments(),
         "threads": {thread.name for thread in threading.enumerate()},
     }
-
-
-def left_since(before: dict[str, set[str]]) -> dict[str, set[str]]:
-    """What is there now and was not in `before`; kinds without a rest are left out."""
-    try:
-        now = facts()
-    except psutil.NoSuchProcess:
-        return {"processes": {"one that is ending"}}
-    return {kind: rest for kind in now if (rest := now[kind] - before[kind])}
-
-
-@pytest.fixture(autouse=True)
-def no_leaks(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Around every test under tests/system: fails it when it leaves something behind."""
-    if "system" not in request.path.parts:
-        yield
-        return
-    gc.collect()
-    before = facts()
-    yield
-    gc.collect()
-    try:
-        wait_until(lambda: not left_since(before), LEAK_DEADLINE_S, "clean after the test")
-    except TimeoutError:
-        pytest.fail(f"left behind: {left_since(before)}", pytrace=False)
