@@ -76,7 +76,6 @@ void af_heap_punch(struct af_client *node, uint32_t keep);
 
 /* this process */
 int af_store_subreaper(void);
-int af_store_die_with_parent(int signal);
 int af_store_has_futex(void);
 """
 
@@ -192,10 +191,6 @@ static void af_store_segment_read(const struct af_client *client, struct af_stor
 
 static int af_store_subreaper(void) {
   return prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0 ? AF_OK : AF_SYSTEM;
-}
-
-static int af_store_die_with_parent(int signal) {
-  return prctl(PR_SET_PDEATHSIG, signal, 0, 0, 0) == 0 ? AF_OK : AF_SYSTEM;
 }
 
 static int af_store_has_futex(void) {

@@ -1,24 +1,20 @@
-"""A Unix stream socket in the node's loop that carries framed messages, and file descriptors along with them.
+"""A Unix stream socket in the node's loop that carries framed messages: the connection of a driver.
 
 Guarantees: messages arrive in order; a peer that breaks the framing or sends what is no message is refused and cut
-off, and `on_lost` says why. Descriptors are kept in the order in which they came, for whoever expects one with a
-message; none are taken from a peer that is not to send any. What cannot be written at once is kept, up to a bound.
+off, and `on_lost` says why. No file descriptors are taken. What cannot be written at once is kept, up to a bound.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
-from collections import deque
 from collections.abc import Callable, Sequence
 
 from actorflow.errors import ProtocolError
 from actorflow.wire import framing, messages
 
 _READ_BYTES = 65536
-_DESCRIPTORS_A_READ = 253  # SCM_MAX_FD
-_UNWRITTEN_LIMIT_BYTES = 4 << 20  # some 60,000 orders to the zygote: a reader that far behind has stopped
+_UNWRITTEN_LIMIT_BYTES = 1 << 20  # a driver is told a few hundred bytes in all
 
 
 class Channel:
@@ -34,15 +30,12 @@ class Channel:
         on_message: Callable[[messages.Message], object],
         on_lost: Callable[[str], object],
         *accepts: type[messages.Message],
-        takes_descriptors: bool = False,
     ) -> None:
         self._loop = loop
         self._socket = connection
         self._on_message = on_message
         self._on_lost = on_lost
-        self._takes_descriptors = takes_descriptors
         self._frames: framing.Decoder[messages.Message] = framing.Decoder(*accepts)
-        self._descriptors: deque[int] = deque()
         self._unwritten = bytearray()
         self._closed = False
         connection.setblocking(False)
@@ -87,15 +80,9 @@ class Channel:
 
     # -- reading
 
-    def take_descriptor(self) -> int:
-        """The oldest descriptor that came and was not taken. ProtocolError: there is none."""
-        if not self._descriptors:
-            raise ProtocolError(reason="a message came without its file descriptor")
-        return self._descriptors.popleft()
-
     def _on_readable(self) -> None:
         try:
-            data = self._read()
+            data = self._socket.recv(_READ_BYTES)  # the kernel closes descriptors that nobody takes
         except BlockingIOError:
             return
         except OSError as error:
@@ -113,13 +100,6 @@ class Channel:
             self.send(messages.Refuse("order", error.reason))
             self._lose(error.reason)
 
-    def _read(self) -> bytes:
-        if not self._takes_descriptors:
-            return self._socket.recv(_READ_BYTES)  # the kernel closes descriptors that nobody takes
-        data, descriptors, _, _ = socket.recv_fds(self._socket, _READ_BYTES, _DESCRIPTORS_A_READ)
-        self._descriptors.extend(descriptors)
-        return data
-
     # -- the end
 
     def _lose(self, why: str) -> None:
@@ -136,5 +116,3 @@ class Channel:
         if self._unwritten:
             self._loop.remove_writer(self._socket.fileno())
         self._socket.close()
-        while self._descriptors:
-            os.close(self._descriptors.popleft())

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from actorflow.errors import ActorflowError, Death, WorkerCrashedError
 from actorflow.node.log import warn
+from actorflow.node.pidfds import open_pidfd
 from actorflow.shm.store import SlotState, Store
 from actorflow.wire.failures import encode_error
 
@@ -93,10 +94,11 @@ class Coroner:
             f"process {facts.pid} ({_command(facts.pid)}) has held a lock of the shared memory for over "
             f"{self._limit_s:g} s (is it stopped?): it is killed"
         )
-        try:
-            os.kill(facts.pid, signal.SIGKILL)
-        except OSError as error:
-            warn(f"process {facts.pid} could not be killed: {error}")
+        pidfd = open_pidfd(facts.pid)
+        if pidfd is not None:
+            if self._store.slot(slot) == facts:  # else it has ended meanwhile, and its number is another's
+                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+            os.close(pidfd)
 
 
 def _command(pid: int) -> str:

@@ -1,13 +1,13 @@
 """The zygote: a warm, single-threaded process that forks the workers, reaps them, and ends all of them with itself.
 
-Theory: it is forked from the node before that starts its loop, so everything is imported and frozen, and nothing runs.
-Its loop is in C (ext/hot_zygote.c): it waits in one poll for orders, for SIGCHLD, and for the node's death, and writes no
+Theory: it is forked from the node before that starts its loop, so all is imported and frozen, and nothing runs. Its
+loop is in C (ext/hot_zygote.c): it waits in one poll for orders, for SIGCHLD, and for the node's death, and writes no
 page that the workers share with it.
-Guarantees: each forked worker is reported once as forked and once as exited; when the node ends, however it does, every
-process below the zygote is killed, also what user code forked or daemonized, and then the zygote exits.
+Guarantees: each forked worker is reported once as forked and once as exited; when the node ends, however it does,
+every process below the zygote is killed, also what user code forked or daemonized, and then the zygote exits.
 
-Records on the socket, one a packet. ORDER: slot, epoch, command mailbox (offset, generation). REPORT: kind, slot, epoch,
-process id, and errno or wait status; FORKED comes with the worker's pidfd.
+Records on the socket, one a packet. ORDER: slot, epoch, command mailbox (offset, generation). REPORT: kind, slot,
+epoch, process id, and errno or wait status; FORKED comes with the worker's pidfd.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from actorflow import _hot
+from actorflow.errors import NodeDiedError
 from actorflow.node.orphans import end_descendants
 from actorflow.shm.process import become_subreaper
 
@@ -78,6 +79,8 @@ def _run_and_exit(body: Callable[[], object]) -> NoReturn:
         code = 0
     except SystemExit as request:
         code = request.code if isinstance(request.code, int) else int(request.code is not None)
+    except (_hot.NodeGoneError, NodeDiedError):
+        pass  # whoever waits is told; what was running cannot help it
     except BaseException:
         traceback.print_exc()
     finally:

@@ -79,12 +79,13 @@ class ZygoteLink:
         except OSError:
             data, pidfds = b"", []
         if len(data) == REPORT.size:
-            self._on_report(*REPORT.unpack(data), pidfds)
+            self._on_report(REPORT.unpack(data), pidfds)
         else:  # it cannot be spoken to any more: it is as good as dead, and its pidfd will say so
             self._close()
             self._watch.kill()
 
-    def _on_report(self, kind: int, slot: int, epoch: int, pid: int, value: int, pidfds: list[int]) -> None:
+    def _on_report(self, report: tuple[int, int, int, int, int], pidfds: list[int]) -> None:
+        kind, slot, epoch, pid, value = report
         if self._listener is None:
             for pidfd in pidfds:
                 os.close(pidfd)

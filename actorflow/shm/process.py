@@ -13,12 +13,6 @@ def become_subreaper() -> None:
         raise OSError(ffi.errno, "prctl(PR_SET_CHILD_SUBREAPER) failed")
 
 
-def die_with_parent(signal: int) -> None:
-    """Has the kernel send `signal` to this process when the thread that forked it ends."""
-    if lib.af_store_die_with_parent(signal) != 0:
-        raise OSError(ffi.errno, "prctl(PR_SET_PDEATHSIG) failed")
-
-
 def missing_features() -> list[str]:
     """What the runtime needs of the kernel and this process may not use, each with why; [] when all is there."""
     missing = []

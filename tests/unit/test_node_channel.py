@@ -17,7 +17,7 @@ from actorflow.wire import framing, messages
 class Ends:
     """A channel, what it has reported, and the socket at the peer's end."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, *, takes_descriptors: bool = False) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
         own, self.peer = socket.socketpair()
         self.messages: list[messages.Message] = []
@@ -27,9 +27,8 @@ class Ends:
             own,
             self.messages.append,
             self.lost.append,
-            messages.Forked,
+            messages.JobStart,
             messages.Shutdown,
-            takes_descriptors=takes_descriptors,
         )
 
     def turn(self) -> None:
@@ -69,35 +68,18 @@ def test_what_it_sends_can_be_read(ends: Ends) -> None:
     assert list(decoder.feed(ends.peer.recv(1000))) == [messages.Refuse("uid", "not yours")]
 
 
-def test_descriptors_come_along(loop: asyncio.AbstractEventLoop) -> None:
-    ends = Ends(loop, takes_descriptors=True)
+def test_descriptors_go_along(ends: Ends) -> None:
     reader, writer = os.pipe()
-    socket.send_fds(ends.peer, [framing.encode(messages.Forked(1, 1, 77))], [writer])
+    ends.channel.send(messages.Shutdown("with a pipe"), [writer])
     os.close(writer)
-    ends.turn()
-    assert ends.messages == [messages.Forked(1, 1, 77)]
-    received = ends.channel.take_descriptor()
+    _, (received,), _, _ = socket.recv_fds(ends.peer, 1000, 1)
     os.write(received, b"hello")
     os.close(received)
     assert os.read(reader, 10) == b"hello"
     os.close(reader)
-    ends.channel.close()
-    ends.peer.close()
 
 
-def test_a_descriptor_that_nobody_takes_is_closed(loop: asyncio.AbstractEventLoop) -> None:
-    ends = Ends(loop, takes_descriptors=True)
-    reader, writer = os.pipe()
-    socket.send_fds(ends.peer, [framing.encode(messages.Shutdown("late"))], [writer])
-    os.close(writer)
-    ends.turn()
-    ends.channel.close()
-    assert os.read(reader, 1) == b"", "the pipe has no writer left"
-    os.close(reader)
-    ends.peer.close()
-
-
-def test_descriptors_from_those_who_may_not_send_any_are_closed(ends: Ends) -> None:
+def test_descriptors_of_the_peers_are_closed(ends: Ends) -> None:
     reader, writer = os.pipe()
     socket.send_fds(ends.peer, [framing.encode(messages.Shutdown("now"))], [writer])
     os.close(writer)
@@ -138,7 +120,7 @@ def test_nothing_is_told_after_close(ends: Ends) -> None:
 
 
 def test_what_does_not_fit_is_written_later(ends: Ends) -> None:
-    count = 3000
+    count = 1500
     for number in range(count):
         ends.channel.send(messages.Shutdown(f"{number:0500}"))
     decoder: framing.Decoder[messages.Shutdown] = framing.Decoder(messages.Shutdown)

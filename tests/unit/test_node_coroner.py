@@ -1,0 +1,157 @@
+"""When the dead are settled, and what becomes of processes that hold up others; the store is played by a double."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from actorflow.errors import Death, DeathKind, WorkerCrashedError
+from actorflow.node import coroner
+from actorflow.node.coroner import Coroner
+from actorflow.shm.store import Audit, Role, Settlement, SlotFacts, SlotState
+from actorflow.wire.failures import decode_error
+
+
+class StoreDouble:
+    """Says what it was told to say, and keeps what it was asked for."""
+
+    def __init__(self) -> None:
+        self.facts: dict[int, SlotFacts] = {}
+        self.settlements: list[Settlement | None] = []
+        self.holder: int | None = None
+        self.is_consistent = True
+        self.asked: list[Any] = []
+
+    def add(self, number: int, epoch: int, state: SlotState, pid: int = 0) -> None:
+        self.facts[number] = SlotFacts(number, epoch, state, pid, Role.WORKER, 1, None, False, 0, 0)
+
+    def slot(self, number: int) -> SlotFacts:
+        return self.facts[number]
+
+    def unreserve(self, slot: int, epoch: int) -> None:
+        self.asked.append(("unreserve", slot, epoch))
+
+    def settle(self, slot: int, epoch: int, error: bytes) -> Settlement | None:
+        self.asked.append(("settle", slot, epoch, error))
+        return self.settlements.pop(0)
+
+    def overdue(self, limit_s: float) -> int | None:
+        return self.holder
+
+    def audit(self, *, repair: bool) -> Audit:
+        self.asked.append(("audit", repair))
+        return Audit(0, 0, 0, 0, 0, 0, 0, 0, self.is_consistent)
+
+    def trim(self, keep_spans: int) -> None:
+        self.asked.append(("trim", keep_spans))
+
+
+class Bench:
+    """A coroner on a loop, with its double."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self.store = StoreDouble()
+        self.coroner = Coroner(loop, self.store, "cafe", 5.0)  # type: ignore[arg-type] # a double
+
+    def look(self, times: int = 1) -> None:
+        for _ in range(times):
+            self.coroner._look()
+            self.coroner.stop()
+
+
+@pytest.fixture
+def bench() -> Iterator[Bench]:
+    loop = asyncio.new_event_loop()
+    yield Bench(loop)
+    loop.close()
+
+
+def test_who_left_in_order_is_not_settled(bench: Bench) -> None:
+    bench.store.add(1, 4, SlotState.FREE)
+    bench.coroner.settle(1, 3, b"error")
+    bench.store.add(1, 4, SlotState.LIVE)
+    bench.coroner.settle(1, 3, b"error")
+    assert bench.store.asked == []
+
+
+def test_who_never_came_is_taken_off_the_list(bench: Bench) -> None:
+    bench.store.add(1, 3, SlotState.RESERVED)
+    bench.coroner.settle(1, 3, b"error")
+    assert bench.store.asked == [("unreserve", 1, 3)]
+
+
+def test_the_dead_are_settled_with_the_error(bench: Bench, capfd: pytest.CaptureFixture[str]) -> None:
+    bench.store.add(1, 3, SlotState.LIVE, 4711)
+    bench.store.settlements = [Settlement(1, 0, 0, True, 2, False)]
+    bench.coroner.settle(1, 3, b"error")
+    assert bench.store.asked == [("settle", 1, 3, b"error")]
+    assert "process 4711 died inside an operation; 2 counts were repaired" in capfd.readouterr().err
+    bench.look()
+    assert ("audit", True) not in bench.store.asked
+
+
+def test_what_cannot_be_settled_is_tried_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(coroner, "AGAIN_S", 0.0)
+    bench.store.add(1, 3, SlotState.LIVE)
+    bench.store.settlements = [None, Settlement(0, 0, 0, False, 0, False)]
+    bench.coroner.settle(1, 3, b"error")
+    assert len(bench.store.asked) == 1
+    for _ in range(3):
+        bench.loop.run_until_complete(asyncio.sleep(0))
+    assert bench.store.asked == [("settle", 1, 3, b"error")] * 2
+
+
+def test_a_recount_that_is_owed_is_made_until_it_succeeds(bench: Bench) -> None:
+    bench.store.add(1, 3, SlotState.LIVE)
+    bench.store.settlements = [Settlement(0, 0, 0, True, 0, True)]
+    bench.coroner.settle(1, 3, b"error")
+    bench.store.asked.clear()
+    bench.store.is_consistent = False
+    bench.look()
+    bench.store.is_consistent = True
+    bench.look(2)
+    assert bench.store.asked == [("audit", True)] * 2
+
+
+def test_memory_is_given_back_now_and_then(bench: Bench) -> None:
+    bench.look(2 * coroner.TRIM_LOOKS)
+    assert bench.store.asked == [("trim", coroner.KEPT_SPANS)] * 2
+
+
+def test_who_holds_a_lock_for_too_long_is_reported_and_killed(
+    bench: Bench, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with subprocess.Popen(["sleep", "1000"]) as holder:
+        os.kill(holder.pid, signal.SIGSTOP)
+        bench.store.add(2, 1, SlotState.LIVE, holder.pid)
+        bench.store.holder = 2
+        bench.look()
+        assert holder.wait(30) == -signal.SIGKILL
+    said = capfd.readouterr().err
+    assert f"process {holder.pid} (" in said
+    assert "has held a lock" in said
+    assert "over 5 s" in said
+
+
+def test_a_holder_that_is_settled_by_now_is_left_alone(bench: Bench) -> None:
+    with subprocess.Popen(["sleep", "1000"]) as stranger:
+        bench.store.add(2, 1, SlotState.FREE, stranger.pid)
+        bench.store.holder = 2
+        bench.look()
+        assert stranger.poll() is None
+        stranger.kill()
+
+
+def test_errors_say_who_died_and_how(bench: Bench) -> None:
+    death = Death(DeathKind.SIGNALLED, pid=17, node_id="cafe", signal=9)
+    error = decode_error(bench.coroner.task_error(death))
+    assert isinstance(error, WorkerCrashedError)
+    assert error.death == death
+    assert "killed by signal 9 (SIGKILL) (pid 17, node cafe)" in str(error)
