@@ -115,15 +115,16 @@ def web_server(environment: dict[str, str], log: Path, workers: int) -> Iterator
         subprocess.Popen(command, env=environment, stdout=output, stderr=output) as server,
     ):
 
-        def is_up() -> bool:
-            text = log.read_text()
-            return server.poll() is not None or text.count("Application startup complete") >= workers
+        def url() -> str | None:
+            found = re.search(r"Uvicorn running on (http://127.0.0.1:\d+)", log.read_text())
+            started = log.read_text().count("Application startup complete")
+            return found.group(1) if found and started >= workers else None
 
         try:
-            wait_until(is_up, START_DEADLINE_S, "uvicorn is up")
-            port = re.search(r"Uvicorn running on http://127.0.0.1:(\d+)", log.read_text())
-            assert port is not None, log.read_text()
-            yield f"http://127.0.0.1:{port.group(1)}"
+            wait_until(lambda: bool(url()) or server.poll() is not None, START_DEADLINE_S, "uvicorn is up")
+            address = url()
+            assert address is not None, log.read_text()
+            yield address
             server.terminate()
             assert server.wait(END_DEADLINE_S) in (0, -15), log.read_text()
             assert "Traceback" not in log.read_text(), log.read_text()
