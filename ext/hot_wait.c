@@ -9,6 +9,7 @@
 #include <string.h>
 
 #define SLEEP_NS ((uint64_t)AF_SLEEP_MS * 1000000u)
+#define IDLE_LOOKS 10 /* after so many sleeps without mail a reader sleeps longer: thousands of idle actors cost nothing */
 
 int hot_after_sleep(struct session *session, int status) {
   if (PyErr_CheckSignals() < 0) return -1;
@@ -29,11 +30,12 @@ static uint64_t spin_first(const struct af_client *client) {
   return spin_ns < HOT_SPIN_GIL_NS ? spin_ns : HOT_SPIN_GIL_NS;
 }
 
-static uint64_t left(uint64_t deadline_ns) {
+static uint64_t left_within(uint64_t deadline_ns, uint64_t limit_ns) {
   uint64_t now = af_now_ns();
   if (now >= deadline_ns) return 0;
-  return deadline_ns - now < SLEEP_NS ? deadline_ns - now : SLEEP_NS;
+  return deadline_ns - now < limit_ns ? deadline_ns - now : limit_ns;
 }
+static uint64_t left(uint64_t deadline_ns) { return left_within(deadline_ns, SLEEP_NS); }
 
 static int sleep_on_cell(struct session *session, af_off cell, uint64_t deadline_ns) {
   struct af_client *client = &session->client;
@@ -282,17 +284,22 @@ static bool must_stop(struct hold *mailbox) {
   return atomic_load(&self->abandoned) && !af_mailbox_has_mail(client, mailbox->block);
 }
 
-static int wait_mail(struct hold *mailbox, uint64_t deadline_ns) {
+/* `looks`: how many sleeps have found nothing. */
+static int wait_mail(struct hold *mailbox, uint64_t deadline_ns, uint32_t *looks) {
   struct session *session = mailbox->session;
+  uint64_t limit_ns = *looks < IDLE_LOOKS ? SLEEP_NS : AF_IDLE_SLEEP_NS;
   struct af_client *client = &session->client;
   int status = af_mailbox_wait(client, mailbox->block, spin_first(client), 0);
   if (status == AF_OK) return 0;
   session_enter_wait(session);
   Py_BEGIN_ALLOW_THREADS
-  status = af_mailbox_wait(client, mailbox->block, spin_rest(client), left(deadline_ns));
+  status = af_mailbox_wait(client, mailbox->block, spin_rest(client), left_within(deadline_ns, limit_ns));
   Py_END_ALLOW_THREADS
   if (!session_leave_wait(session)) return -1;
-  if (status == AF_TIMEOUT) af_heap_trim(client);
+  if (status == AF_TIMEOUT) {
+    ++*looks;
+    af_heap_trim(client);
+  }
   return hot_after_sleep(session, status);
 }
 
@@ -307,12 +314,13 @@ static PyObject *wait_take(PyObject *module, PyObject *const *args, Py_ssize_t c
   }
   bool leave = count <= 2 || PyObject_IsTrue(args[2]) == 1;
   PyObject *call;
+  uint32_t looks = 0;
   for (;;) {
     if (leave && atomic_load_explicit(&mailbox->session->client.slot->leave, memory_order_relaxed)) Py_RETURN_NONE;
     if (take_now(mailbox, &call)) return call;
     if (leave && must_stop(mailbox)) Py_RETURN_NONE;
     if (deadline_ns != UINT64_MAX && left(deadline_ns) == 0) Py_RETURN_NONE;
-    if (wait_mail(mailbox, deadline_ns) < 0) return NULL;
+    if (wait_mail(mailbox, deadline_ns, &looks) < 0) return NULL;
   }
 }
 

@@ -9,7 +9,7 @@
  *  - Counts err high, never low: a hold is counted before it is recorded, and forgotten before it is discounted. What
  *    a process killed in between leaves is a count that is too high; the slot's `op` says that it died inside an
  *    operation, and the coroner then recounts (audit.h).
- *  - Hints (sleepers, spinner, bells, boards) may be lost with a process; every sleep is timed (100 ms at most) and
+ *  - Hints (sleepers, spinner, bells, boards) may be lost with a process; every sleep is timed (100 ms at most; an idle reader's 1 s) and
  *    looks again, so a lost hint costs time, never an answer.
  *  - What is read from shared memory is bounds-checked before it is followed (af_block_find).
  */
@@ -26,6 +26,7 @@
 #define AF_PAGE 4096u
 #define AF_SPAN (64u * 1024u)    /* unit of the message heap */
 #define AF_SLEEP_MS 100          /* the longest sleep without a look */
+#define AF_IDLE_SLEEP_NS 1000000000ull /* that of a reader that has had no mail for a while */
 
 typedef uint64_t af_off;
 

@@ -196,7 +196,7 @@ int af_mailbox_wait(struct af_client *client, af_off mailbox, uint64_t spin_ns, 
   uint32_t bell = atomic_load_explicit(&of->bell, memory_order_acquire);
   AF_POINT(client, 646);
   if (!af_mailbox_may_take(client, mailbox))
-    status = af_futex_wait(&of->bell, bell, af_sleep_limit(timeout_ns));
+    status = af_futex_wait(&of->bell, bell, timeout_ns < AF_IDLE_SLEEP_NS ? timeout_ns : AF_IDLE_SLEEP_NS);
   atomic_store_explicit(&client->slot->asleep, 0, memory_order_relaxed);
   atomic_fetch_sub_explicit(&of->sleepers, 1, memory_order_relaxed);
   af_mailbox_waking_end(of);

@@ -112,7 +112,9 @@ void af_lane_close(struct af_client *client, af_off lane);
 int af_mailbox_take(struct af_client *client, af_off mailbox, af_off *cell, uint32_t *hold);
 /* Something to take? A cheap look at the mail bits. [no GIL] */
 bool af_mailbox_has_mail(const struct af_client *client, af_off mailbox);
-/* Reader: spins then sleeps until there may be mail; one spinner. AF_OK, AF_TIMEOUT, AF_INTERRUPTED. [no GIL] */
+/* Reader: spins then sleeps until there may be mail; one spinner. AF_OK, AF_TIMEOUT (after timeout_ns or
+ * AF_IDLE_SLEEP_NS), AF_INTERRUPTED. [no GIL] A wake is lost only with the process that owed it, and then the coroner
+ * rings every mailbox that has mail; so a reader that was idle for a while may sleep longer than others. */
 int af_mailbox_wait(struct af_client *client, af_off mailbox, uint64_t spin_ns, uint64_t timeout_ns);
 /* SHARED: this reader is about to publish its task's result and will be back at once: until it has looked, pushes leave
  * the sleepers alone. Returned: it has looked, or will not come. */

@@ -92,7 +92,7 @@ static inline int take_wait(struct af_client *client, af_off mailbox, uint64_t s
     if (status == AF_OK || status == AF_CLOSED)
       return status;
     CHECK(status == AF_EMPTY || status == AF_BUSY, "take gave %d", status);
-    af_mailbox_wait(client, mailbox, spin_ns, NEVER_NS);
+    af_mailbox_wait(client, mailbox, spin_ns, AF_SLEEP_MS * 1000000ull);
   }
 }
 

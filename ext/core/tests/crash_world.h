@@ -124,7 +124,7 @@ static inline void reader_run(struct world *world, af_off mailbox) {
       execute(world, &client, cell, hold, turn++ % 16 == 0 ? 3000 : 8);
       af_mailbox_task_done(&client);
     } else
-      af_mailbox_wait(&client, mailbox, turn % 2 * 5000, NEVER_NS);
+      af_mailbox_wait(&client, mailbox, turn % 2 * 5000, AF_SLEEP_MS * 1000000ull);
   }
   af_mailbox_leave(&client, mailbox);
   client_detach(&client);
