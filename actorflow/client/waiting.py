@@ -102,6 +102,7 @@ class _DoneCallback:
         self._context = context
 
     def __call__(self) -> None:
+        self._port.drop_callback(self, self._reference, self._callback)
         loop = self._port.loop()
         if loop is not None:
             loop.call_soon(self._callback, self._reference, context=self._context)
@@ -215,9 +216,8 @@ class LoopPort:
     ) -> None:
         """Runs `callback(reference)` in the loop once it is done; soon when it is done already."""
         note = _DoneCallback(self, reference, callback, context)
-        if self._watch(reference, note):
-            self._callbacks.setdefault((reference, callback), []).append(note)
-        else:
+        self._callbacks.setdefault((reference, callback), []).append(note)
+        if not self._watch(reference, note):
             note()
 
     def remove_done_callback(self, reference: _hot.Reference, callback: Callable[[Any], object]) -> int:
@@ -227,6 +227,16 @@ class LoopPort:
         for note in waiting:
             self._unwatch(note)
         return len(waiting)
+
+    def drop_callback(
+        self, note: _DoneCallback, reference: _hot.Reference, callback: Callable[[Any], object]
+    ) -> None:
+        """Forgets a callback that is being run."""
+        notes = self._callbacks.get((reference, callback))
+        if notes is not None:
+            notes.remove(note)
+            if not notes:
+                del self._callbacks[reference, callback]
 
     # -- reading mailboxes
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import psutil
 import pytest
+import uvloop
 
 import actorflow as af
 from actorflow import _hot
@@ -23,6 +24,15 @@ from tests.conftest import facts, wait_until
 
 CLEAN_DEADLINE_S = 10.0
 STORE_BYTES = 256 * 1024 * 1024
+
+
+@pytest.fixture(scope="session", autouse=True)
+def loop_of_uvloop() -> None:
+    """libuv opens a pipe for signals with the first loop that runs, and keeps it for the life of the process."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(asyncio.sleep(0))
+
+
 @pytest.fixture(scope="module")
 def runtime() -> Iterator[af.Runtime]:
     """A private node with four CPUs, for all tests of a module; its books are checked at the end."""

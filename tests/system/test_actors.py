@@ -187,7 +187,7 @@ def test_a_call_to_itself_is_a_deadlock_that_is_named() -> None:
     loop = Loop.remote()
     af.get(loop.meet.remote(loop))
     for method in (loop.call_itself, loop.wait_for_itself):
-        with pytest.raises(af.DeadlockError, match="Loop.plain"):
+        with pytest.raises(af.DeadlockError, match=r"Loop\.plain"):
             af.get(method.remote())
     assert af.get(loop.wait_for_either.remote()) == 1
     assert af.get(loop.plain.remote()) == 1
@@ -312,7 +312,7 @@ def test_an_actor_class_can_be_inherited_from() -> None:
 
 def test_a_missing_method_names_the_nearest() -> None:
     counter = bodies.Counter.remote()
-    with pytest.raises(AttributeError, match="'ad'.*did you mean 'add'"):
+    with pytest.raises(AttributeError, match=r"'ad'.*did you mean 'add'"):
         _ = counter.ad
     with pytest.raises(AttributeError, match="it has"):
         _ = counter.zzz
