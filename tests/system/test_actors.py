@@ -303,7 +303,7 @@ def test_inherited_static_and_class_methods() -> None:
 
 
 def test_an_actor_class_can_be_inherited_from() -> None:
-    class Double(bodies.Counter):  # type: ignore[misc, valid-type] # stands for the plain class
+    class Double(bodies.Counter):  # stands for the plain class
         def add(self, number: int = 1) -> int:
             return int(super().add(2 * number))
 

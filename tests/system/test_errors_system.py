@@ -41,7 +41,7 @@ def test_an_exception_arrives_as_its_own_type() -> None:
 def test_the_method_is_named() -> None:
     with pytest.raises(LookupError) as caught:
         af.get(bodies.Counter.remote().fail.remote("gone"))
-    assert caught.value.task_name == "Counter.fail"  # type: ignore[attr-defined]
+    assert caught.value.task_name == "Counter.fail"
 
 
 def test_attributes_and_causes_are_kept() -> None:
@@ -55,9 +55,9 @@ def test_attributes_and_causes_are_kept() -> None:
     with pytest.raises(Refused) as caught:
         af.get(refuse.remote())
     assert (caught.value.code, caught.value.why) == (7, "no milk")
-    cause = caught.value.cause  # type: ignore[attr-defined]
+    cause = caught.value.cause
     assert isinstance(cause.__cause__, KeyError)
-    assert "inner" in caught.value.remote_traceback  # type: ignore[attr-defined]
+    assert "inner" in caught.value.remote_traceback
 
 
 def test_an_exception_that_cannot_be_pickled_keeps_its_text() -> None:
@@ -103,7 +103,7 @@ def test_an_error_travels_through_the_calls_that_depend_on_it() -> None:
 
     with pytest.raises(ValueError, match="nested") as caught:
         af.get(outer.remote())
-    assert caught.value.task_name == "outer"  # type: ignore[attr-defined]
+    assert caught.value.task_name == "outer"
 
 
 def test_the_same_error_can_be_raised_again_and_again() -> None:
