@@ -22,7 +22,9 @@ from bench.workloads import Workload
 
 Samples = dict[str, list[float]]
 SETTLE_S = 2.0
-SECOND_DRIVER_CALLS = 5
+# From just behind the backlog to where it has long had every worker; each a single task, not one of a series.
+SECOND_DRIVER_CALLS = 10
+SECOND_DRIVER_GAP_S = 0.1
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,7 @@ class Measurement:
             second.run("task", self.workload.time_limit_s, calls=100)
             is_done, wait = self.operation.call()
             while not times or (len(times) < SECOND_DRIVER_CALLS and not is_done()):
+                time.sleep(SECOND_DRIVER_GAP_S)
                 times.append(second.run("task", self.workload.time_limit_s, calls=1)["time_s"].p50)
             wait()
         return {"time_s": times}

@@ -204,7 +204,8 @@ class CoreApiSystem(System):
         (server,) = self._servers(1)
         payload = np.random.default_rng(0).bytes(FLOOD_PAYLOAD_BYTES)
 
-        def submit() -> list[Any]:
-            return [server.work.remote(payload, FLOOD_CALL_S) for _ in range(calls)]
+        def submit() -> None:
+            for _ in range(calls):
+                server.work.remote(payload, FLOOD_CALL_S)
 
         return Operation(submit, close=lambda: self._kill([server]))

@@ -34,7 +34,7 @@ SYSTEMS: dict[str, SystemSpecification] = {
 
 
 def installed_version(name: str) -> str | None:
-    """Return the version of a system's package, "" where it needs or tells none, None when not installed."""
+    """Return the version of a system's package, "" where it needs none, None when not installed."""
     package = SYSTEMS[name].package
     if package is None:
         return ""
@@ -42,8 +42,8 @@ def installed_version(name: str) -> str | None:
         return None
     try:
         return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:  # used from its source tree
-        return ""
+    except importlib.metadata.PackageNotFoundError:
+        return "(source tree)"
 
 
 def load_system(name: str, cpus: int, loop: asyncio.AbstractEventLoop) -> System:
