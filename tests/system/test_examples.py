@@ -1,4 +1,4 @@
-"""Every example, run as a user runs it: as a script, as a web service, as a notebook.
+"""Every example, the README's too, run as a user runs it: as a script, as a web service, as a notebook.
 
 Each run carries a mark in its environment, which every process that it starts inherits. So a test sees what
 is left of it, also of processes that no longer have a parent.
@@ -25,7 +25,8 @@ import pytest
 
 from tests.conftest import wait_until
 
-EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+ROOT = Path(__file__).resolve().parents[2]
+EXAMPLES, README = ROOT / "examples", ROOT / "README.md"
 MARK = "ACTORFLOW_TEST_MARK"
 RUN_DEADLINE_S = 240  # the whole standard library on a slow, busy machine
 START_DEADLINE_S = 60
@@ -50,7 +51,7 @@ def environment() -> Iterator[dict[str, str]]:
     """The environment for a run; at the end of the test no process that had it may be left."""
     mark = secrets.token_hex(8)
     variables = {name: value for name, value in os.environ.items() if name != "ACTORFLOW_ADDRESS"}
-    yield {**variables, MARK: mark, "PYTHONPATH": str(EXAMPLES.parent)}
+    yield {**variables, MARK: mark, "PYTHONPATH": str(ROOT)}
     try:
         wait_until(lambda: not marked_processes(mark), END_DEADLINE_S, "every process ended")
     except TimeoutError:
@@ -81,6 +82,45 @@ def test_quickstart(environment: dict[str, str]) -> None:
     ]
     assert lines[9:11] == ["awaited: 49", "gathered: ['hello Ada', 'hello Grace']"]
     assert result.stderr == ""
+
+
+def readme_block(words: str) -> str:
+    """The README's one Python block that has these words."""
+    blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+    (found,) = [block for block in blocks if words in block]
+    return str(found)
+
+
+# What a block needs around it to run as a script, as its surroundings give it: a client, a cell with top-level await.
+IN_FASTAPI = """
+from fastapi.testclient import TestClient
+with TestClient(app) as web:
+    print(web.get("/predict", params={"text": "words"}).json())
+"""
+IN_NOTEBOOK = """
+import ast, asyncio, sys
+async def run():
+    await eval(compile(sys.argv[1], "cell", "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT), globals())
+asyncio.run(run())
+"""
+
+
+@pytest.mark.parametrize("words", ["async def main()", "\nwith af.init()"], ids=["async", "sync"])
+def test_readme_counter(environment: dict[str, str], words: str, tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(readme_block(words))
+    assert run(environment, script).stdout == "[0, 1, 3, 6, 10]\n"
+
+
+def test_readme_fastapi(environment: dict[str, str], tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(readme_block("FastAPI(lifespan=lifespan)") + IN_FASTAPI)
+    assert run(environment, script).stdout == "5\n"
+
+
+def test_readme_notebook(environment: dict[str, str]) -> None:
+    result = run(environment, "-W", "ignore", "-c", IN_NOTEBOOK, readme_block("ignore_reinit_error"))
+    assert result.stdout == "9\n[0, 1, 4, 9]\n"
 
 
 def check_wordstats(result: subprocess.CompletedProcess[str]) -> int:
