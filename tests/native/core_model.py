@@ -41,7 +41,9 @@ class Segment:
         assert self.lib.af_audit_run(self.clients[0], False, 3, audit) == OK
         assert audit.consistent
         wrong = (audit.too_high, audit.too_low, audit.lost, audit.broken)
-        assert wrong == (0, 0, 0, 0), f"too high, too low, lost, broken: {wrong}, first at {audit.first_wrong:#x}"
+        assert wrong == (0, 0, 0, 0), (
+            f"too high, too low, lost, broken: {wrong}, first at {audit.first_wrong:#x}"
+        )
         return audit
 
     def close(self) -> None:

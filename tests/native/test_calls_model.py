@@ -46,7 +46,10 @@ class CallsMachine(RuleBasedStateMachine):
     @initialize()
     def make_mailbox(self) -> None:
         mailbox, self.mailbox_hold = self.ffi.new("af_off *"), self.ffi.new("uint32_t *")
-        assert self.lib.model_mailbox(self.segment.clients[0], self.flags, CREDIT, mailbox, self.mailbox_hold) == OK
+        assert (
+            self.lib.model_mailbox(self.segment.clients[0], self.flags, CREDIT, mailbox, self.mailbox_hold)
+            == OK
+        )
         self.mailbox = mailbox[0]
         if self.flags & SHARED:
             self.lib.af_mailbox_join(self.segment.clients[READER], self.mailbox)
@@ -96,7 +99,9 @@ class CallsMachine(RuleBasedStateMachine):
         taken = next(call for call in expected if call.cell == cell[0])
         lane = self.in_lane[(taken.caller, taken.depth)]
         if taken in lane:
-            assert taken.depth == max(calls[0].depth for calls in self.in_lane.values() if calls), "deepest lane first"
+            assert taken.depth == max(calls[0].depth for calls in self.in_lane.values() if calls), (
+                "deepest lane first"
+            )
             assert lane.pop(0) is taken, "first in, first out for each lane"
         taken.taken, taken.reader_hold = True, hold[0]
         self.started.append(taken)

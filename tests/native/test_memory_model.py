@@ -37,7 +37,9 @@ class MemoryMachine(RuleBasedStateMachine):
             return
         assert status == OK
         self.fill = (self.fill + 1) % 251
-        made = Block(block[0], self.lib.model_generation(self.segment.clients[0], block[0]), size_bytes, self.fill)
+        made = Block(
+            block[0], self.lib.model_generation(self.segment.clients[0], block[0]), size_bytes, self.fill
+        )
         assert self.lib.model_capacity(self.segment.clients[0], made.offset) >= size_bytes
         for other in self.live:
             assert made.offset + size_bytes <= other.offset or other.offset + other.size_bytes <= made.offset
