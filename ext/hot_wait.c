@@ -11,9 +11,15 @@
 #define SLEEP_NS ((uint64_t)AF_SLEEP_MS * 1000000u)
 #define IDLE_LOOKS 10 /* after so many sleeps without mail a reader sleeps longer: thousands of idle actors cost nothing */
 
+/* A node that ends in order wakes every sleeper: then its state says so, without a look at its process. */
+static bool node_is_gone(struct session *session, int status) {
+  uint32_t state = atomic_load_explicit(&session->client.header->node_state, memory_order_acquire);
+  return state >= AF_NODE_STOPPING || (status == AF_TIMEOUT && af_node_check(&session->client) != AF_OK);
+}
+
 int hot_after_sleep(struct session *session, int status) {
   if (PyErr_CheckSignals() < 0) return -1;
-  if (status == AF_TIMEOUT && af_node_check(&session->client) != AF_OK) {
+  if (node_is_gone(session, status)) {
     hot_raise(AF_DEAD, "the node has ended");
     return -1;
   }
@@ -47,7 +53,8 @@ static int sleep_on_cell(struct session *session, af_off cell, uint64_t deadline
     Py_BEGIN_ALLOW_THREADS
     status = af_cell_sleep(client, cell, left_ns);
     Py_END_ALLOW_THREADS
-    if (!session_leave_wait(session) || hot_after_sleep(session, status) < 0) return -1;
+    if (!session_leave_wait(session)) return -1;
+    if (!af_cell_is_done(client, cell) && hot_after_sleep(session, status) < 0) return -1;
   }
   return 0;
 }

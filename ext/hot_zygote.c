@@ -68,8 +68,14 @@ static bool born(struct zygote *zygote, pid_t pid, const struct order *order) {
     return tell(zygote, (struct report){REPORT_NOT_FORKED, order->slot, order->epoch, 0, ENOMEM}, -1);
   }
   int pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
+  if (pidfd < 0) {
+    int why = errno;
+    zygote->count--; /* its end is nobody's business then */
+    (void)kill(pid, SIGKILL);
+    return tell(zygote, (struct report){REPORT_NOT_FORKED, order->slot, order->epoch, 0, why}, -1);
+  }
   bool told = tell(zygote, (struct report){REPORT_FORKED, order->slot, order->epoch, pid, 0}, pidfd);
-  if (pidfd >= 0) close(pidfd);
+  close(pidfd);
   return told;
 }
 

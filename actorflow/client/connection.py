@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import signal
 import site
 import socket
@@ -141,8 +142,7 @@ class Connection:
         """How the process of a private node ended, or nothing."""
         if self._process is None:
             return ""
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(KILL_AFTER_S)
+        _wait_for_end(self._process, KILL_AFTER_S)
         code, who = self._process.returncode, f"the node process (pid {self._process.pid})"
         if code is None:
             return ""
@@ -155,9 +155,8 @@ class Connection:
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_WR)
         if self._process is not None:
-            try:
-                self._process.wait(config.current().shutdown_grace_s + KILL_AFTER_S)
-            except subprocess.TimeoutExpired:
+            _wait_for_end(self._process, config.current().shutdown_grace_s + KILL_AFTER_S)
+            if self._process.returncode is None:
                 self._process.kill()
                 self._process.wait()
         self._socket.close()
@@ -165,6 +164,20 @@ class Connection:
     def forget(self) -> None:
         """In a forked child: the connection and the node are the parent's."""
         self._socket.close()
+
+
+def _wait_for_end(process: subprocess.Popen[bytes], limit_s: float) -> None:
+    """Waits until a child has ended and reaps it; Popen.wait with a timeout would look only every 50 ms."""
+    if process.poll() is not None:
+        return
+    pidfd = os.pidfd_open(process.pid)
+    try:
+        poll = select.poll()
+        poll.register(pidfd, select.POLLIN)
+        poll.poll(limit_s * 1000)
+    finally:
+        os.close(pidfd)
+    process.poll()
 
 
 def _environment() -> dict[str, str]:

@@ -1,6 +1,6 @@
-"""What node, zygote and clients say to each other on sockets: frozen records <-> plain data.
+"""What node and clients say to each other on sockets: frozen records <-> plain data.
 
-Only what cannot go through shared memory is said here: to attach, to fork, to end. A record is sent
+Only what cannot go through shared memory is said here: to attach, to end. A record is sent
 as a list: the number of its kind, then its fields. Both ends check every field.
 
 Two layouts never change, so that versions can refuse each other by name: that of Hello begins with
@@ -87,47 +87,8 @@ class Shutdown(Message):
     reason: str
 
 
-@dataclass(frozen=True)
-class Fork(Message):
-    """Node to zygote: fork a worker for that slot; `commands` names its command mailbox."""
-
-    slot: int
-    epoch: int
-    commands: tuple[int, int]
-
-
-@dataclass(frozen=True)
-class Forked(Message):
-    """Zygote to node: the worker runs. Its pidfd comes along."""
-
-    slot: int
-    epoch: int
-    pid: int
-
-
-@dataclass(frozen=True)
-class ForkFailed(Message):
-    """Zygote to node: the worker could not be forked."""
-
-    slot: int
-    epoch: int
-    reason: str
-
-
-@dataclass(frozen=True)
-class Exited(Message):
-    """Zygote to node: the worker ended and was reaped; `status` as from waitpid."""
-
-    slot: int
-    epoch: int
-    pid: int
-    status: int
-
-
-_KINDS: tuple[type[Message], ...] = (  # numbered from 1; only append
-    *(Hello, JobStart, Welcome, Refuse, Shutdown),
-    *(Fork, Forked, ForkFailed, Exited),
-)
+# Numbered from 1; only append.
+_KINDS: tuple[type[Message], ...] = (Hello, JobStart, Welcome, Refuse, Shutdown)
 _NUMBERS = {kind: number for number, kind in enumerate(_KINDS, 1)}
 
 
@@ -183,12 +144,6 @@ def _texts(value: Any) -> tuple[str, ...]:
     return tuple(_text(item) for item in value)
 
 
-def _block_name(value: Any) -> tuple[int, int]:
-    if not isinstance(value, list | tuple) or len(value) != 2:
-        raise ValueError("is not (offset, generation)")
-    return _whole_number(value[0]), _whole_number(value[1])
-
-
 def _role(value: Any) -> Role:
     try:
         return Role(value)
@@ -200,7 +155,6 @@ _BY_TYPE: dict[Any, Callable[[Any], Any]] = {
     int: _whole_number,
     str: _text,
     tuple[str, ...]: _texts,
-    tuple[int, int]: _block_name,
     Role: _role,
 }
 

@@ -16,11 +16,7 @@ from actorflow.wire import messages
 from actorflow.wire.framing import Decoder, LocalProtocolError, RemoteProtocolError, encode
 from actorflow.wire.messages import (
     WIRE_VERSION,
-    Exited,
     ForeignHello,
-    Fork,
-    Forked,
-    ForkFailed,
     Hello,
     JobStart,
     Message,
@@ -40,10 +36,6 @@ a_message: st.SearchStrategy[Message] = st.one_of(
     st.builds(Welcome, text, number, number, number, number, number),
     st.builds(Refuse, text, text),
     st.builds(Shutdown, text),
-    st.builds(Fork, number, number, st.tuples(number, number)),
-    st.builds(Forked, number, number, number),
-    st.builds(ForkFailed, number, number, text),
-    st.builds(Exited, number, number, number, number),
 )
 
 
@@ -133,9 +125,8 @@ def test_each_kind_is_sent_and_has_checks_for_all_its_fields() -> None:
         (msgpack.packb([99]), "no kind of message has number 99"),
         (msgpack.packb([5]), "Shutdown has 1 fields, not 0"),
         (msgpack.packb([5, 1]), "Shutdown.reason is not text"),
-        (msgpack.packb([6, 1, 2, [3]]), "Fork.commands is not (offset, generation)"),
-        (msgpack.packb([6, -1, 2, [3, 4]]), "Fork.slot is not a whole number"),
-        (msgpack.packb([6, 2**63, 2, [3, 4]]), "Fork.slot is not a whole number"),
+        (msgpack.packb([3, "n", 1, -2, 3, 4, 5]), "Welcome.slot is not a whole number"),
+        (msgpack.packb([3, "n", 1, 2**63, 3, 4, 5]), "Welcome.slot is not a whole number"),
         (msgpack.packb([2, "n", ["a", 1], "c", "d"]), "JobStart.sys_path is not text"),
         (msgpack.packb([2, "n", "abc", "c", "d"]), "JobStart.sys_path is not a list of texts"),
         (msgpack.packb([1, WIRE_VERSION, 0, 0, "king"]), "Hello.role is not one of driver, worker, tool"),
@@ -176,10 +167,10 @@ def test_after_an_error_nothing_is_understood_any_more() -> None:
 
 
 def test_a_kind_that_may_not_come_here_is_refused() -> None:
-    decoder = Decoder(Fork, Shutdown)
+    decoder = Decoder(Welcome, Shutdown)
     assert list(decoder.feed(encode(Shutdown("x")))) == [Shutdown("x")]
-    with pytest.raises(RemoteProtocolError, match="Exited may not be sent here"):
-        list(decoder.feed(encode(Exited(1, 2, 3, 4))))
+    with pytest.raises(RemoteProtocolError, match="Refuse may not be sent here"):
+        list(decoder.feed(encode(Refuse("a", "b"))))
 
 
 def test_a_hello_of_another_version_shows_its_version_whatever_else_it_has() -> None:
@@ -194,8 +185,8 @@ def test_a_hello_of_another_version_shows_its_version_whatever_else_it_has() -> 
     ("message", "reason"),
     [
         (ForeignHello(2), "ForeignHello is not a message that is sent"),
-        (Fork(-1, 0, (0, 0)), "Fork.slot is not a whole number"),
-        (Fork(1, True, (0, 0)), "Fork.epoch is not a whole number"),
+        (Welcome("n", 1, -1, 0, 0, 0), "Welcome.slot is not a whole number"),
+        (Welcome("n", 1, 1, True, 0, 0), "Welcome.epoch is not a whole number"),
         (Shutdown(None), "Shutdown.reason is not text"),  # type: ignore[arg-type]
         (Shutdown("x" * LIMIT), f"over the limit of {LIMIT:,}"),
     ],
