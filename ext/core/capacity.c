@@ -1,8 +1,8 @@
 /* capacity.c - how many readers of a shared mailbox may execute: joining, blocking inside a call, what the node allows.
  *
- * The mailbox has the sums (executing, readers, blocked), each slot its own marks (serving, token, blocked). A process
- * that dies outside an operation leaves marks that say what to take back; one that dies inside leaves it open whether
- * mark and sum agree, and the sums are counted again from the marks of all. */
+ * The mailbox has the sums (executing, readers, blocked), each slot its own marks (serving, token, blocked), and a
+ * sequence of their changes. A process that dies between two changes leaves marks that say what to take back; one that
+ * dies inside a change leaves it open whether mark and sum agree, and the sums are counted again from the marks of all. */
 #include <sched.h>
 
 #include "mailbox.h"
@@ -21,25 +21,41 @@ static void mark_set(_Atomic uint32_t *mark, uint32_t value) {
   atomic_store_explicit(mark, value, memory_order_release);
 }
 
+/* SYNC POINT marks: odd before the first of mark and sum moves (which it does by a release), even after the last; the
+ * recount reads it before and after them. */
+static void change_begin(struct af_client *client) {
+  uint32_t marks = atomic_load_explicit(&client->slot->marks, memory_order_relaxed);
+  atomic_store_explicit(&client->slot->marks, marks + 1, memory_order_relaxed);
+}
+static void change_end(struct af_client *client) {
+  uint32_t marks = atomic_load_explicit(&client->slot->marks, memory_order_relaxed);
+  atomic_store_explicit(&client->slot->marks, marks + 1, memory_order_release);
+}
+
 /* ---- executing ---- */
 
 bool af_capacity_take(struct af_client *client, struct af_mailbox *mailbox) {
   uint64_t executing = atomic_load_explicit(&mailbox->executing, memory_order_relaxed);
-  do
-    if ((uint32_t)executing >= executing >> 32)
-      return false;
-  while (!atomic_compare_exchange_weak_explicit(&mailbox->executing, &executing, executing + 1,
-                                                memory_order_acq_rel, memory_order_relaxed));
-  AF_POINT(client, 670);
-  mark_set(&client->slot->token, 1);
-  return true;
+  bool taken = false;
+  change_begin(client);
+  while (!taken && (uint32_t)executing < executing >> 32)
+    taken = atomic_compare_exchange_weak_explicit(&mailbox->executing, &executing, executing + 1,
+                                                  memory_order_acq_rel, memory_order_relaxed);
+  if (taken) {
+    AF_POINT(client, 670);
+    mark_set(&client->slot->token, 1);
+  }
+  change_end(client);
+  return taken;
 }
 
 /* The node may have lowered what is allowed below what executes, and waits for it to come down. */
 void af_capacity_give(struct af_client *client, struct af_mailbox *mailbox) {
+  change_begin(client);
   uint64_t before = atomic_fetch_sub_explicit(&mailbox->executing, 1, memory_order_seq_cst);
   AF_POINT(client, 671);
   mark_set(&client->slot->token, 0);
+  change_end(client);
   if ((uint32_t)before > before >> 32)
     af_mailbox_node_ring(client, mailbox);
 }
@@ -59,9 +75,11 @@ void af_mailbox_join(struct af_client *client, af_off mailbox) {
   if (serving(client) != NULL)
     return;
   uint32_t outer = af_op_begin(client, AF_OP_CAPACITY);
+  change_begin(client);
   atomic_store_explicit(&client->slot->serving, mailbox, memory_order_release); /* first: it says where to recount */
   AF_POINT(client, 672);
-  atomic_fetch_add_explicit(&AF_AT(client, struct af_mailbox, mailbox)->readers, 1, memory_order_relaxed);
+  atomic_fetch_add_explicit(&AF_AT(client, struct af_mailbox, mailbox)->readers, 1, memory_order_release);
+  change_end(client);
   af_op_end(client, outer);
 }
 
@@ -73,9 +91,11 @@ void af_mailbox_leave(struct af_client *client, af_off mailbox) {
   af_mailbox_unblock(client);
   if (mark(&client->slot->token))
     af_capacity_give(client, of);
-  atomic_fetch_sub_explicit(&of->readers, 1, memory_order_relaxed);
+  change_begin(client);
+  atomic_fetch_sub_explicit(&of->readers, 1, memory_order_release);
   AF_POINT(client, 673);
   atomic_store_explicit(&client->slot->serving, 0, memory_order_release);
+  change_end(client);
   af_mailbox_returned(client, of);
   if (af_mailbox_has_mail(client, mailbox))
     af_mailbox_ring(client, mailbox); /* a wake meant for this reader goes on to another */
@@ -89,9 +109,11 @@ void af_mailbox_block(struct af_client *client) {
   if (mailbox == NULL || !mark(&client->slot->token))
     return;
   uint32_t outer = af_op_begin(client, AF_OP_CAPACITY);
-  atomic_fetch_add_explicit(&mailbox->blocked, 1, memory_order_relaxed);
+  change_begin(client);
+  atomic_fetch_add_explicit(&mailbox->blocked, 1, memory_order_release);
   AF_POINT(client, 674);
   mark_set(&client->slot->blocked, 1);
+  change_end(client);
   af_capacity_give(client, mailbox);
   AF_POINT(client, 675);
   if (af_mailbox_has_mail(client, AF_OFF(client, mailbox)))
@@ -105,12 +127,14 @@ void af_mailbox_unblock(struct af_client *client) {
   if (mailbox == NULL || !mark(&client->slot->blocked))
     return;
   uint32_t outer = af_op_begin(client, AF_OP_CAPACITY);
+  change_begin(client);
   atomic_fetch_add_explicit(&mailbox->executing, 1, memory_order_acq_rel);
   AF_POINT(client, 676);
   mark_set(&client->slot->token, 1);
-  atomic_fetch_sub_explicit(&mailbox->blocked, 1, memory_order_relaxed);
+  atomic_fetch_sub_explicit(&mailbox->blocked, 1, memory_order_release);
   AF_POINT(client, 677);
   mark_set(&client->slot->blocked, 0);
+  change_end(client);
   af_op_end(client, outer);
 }
 
@@ -130,20 +154,20 @@ uint32_t af_mailbox_allow(struct af_client *node, af_off mailbox, uint32_t allow
 
 struct sums { uint32_t active, readers, blocked; uint64_t sequence; };
 
-/* Marks of all live readers. False: one of them is inside an operation. `sequence` differs when any has been. */
+/* Marks of all live readers. False: one of them is changing its own. `sequence` differs when any has. */
 static bool sum_marks(const struct af_client *node, af_off mailbox, struct sums *sums) {
   *sums = (struct sums){0};
   for (uint32_t i = 0; i < node->header->slot_count; i++) {
     struct af_slot *slot = af_slot_at(node, i);
     uint64_t owner = atomic_load_explicit(&slot->owner, memory_order_acquire);
+    uint32_t marks = atomic_load_explicit(&slot->marks, memory_order_acquire); /* SYNC POINT marks */
+    sums->sequence = (sums->sequence ^ owner) * 0x9e3779b97f4a7c15ull + marks;
     if (af_slot_state_of(owner) != AF_SLOT_LIVE)
       continue;
-    uint64_t ops = atomic_load_explicit(&slot->hold_ops, memory_order_acquire);
-    if (i != node->slot_index && atomic_load_explicit(&slot->op, memory_order_acquire) != 0)
+    if (marks % 2 != 0)
       return false;
     if (atomic_load_explicit(&slot->serving, memory_order_acquire) != mailbox)
       continue;
-    sums->sequence = (sums->sequence ^ (owner + i)) * 0x9e3779b97f4a7c15ull + ops;
     sums->readers++;
     sums->active += mark(&slot->token);
     sums->blocked += mark(&slot->blocked);
@@ -151,7 +175,7 @@ static bool sum_marks(const struct af_client *node, af_off mailbox, struct sums 
   return true;
 }
 
-/* Between two walks that found nobody inside an operation and no operation done, marks and sums did not move; what they
+/* Between two walks that found nobody changing its marks and no change done, marks and sums did not move; what they
  * differ by then was left by the dead, and stays right to take off whatever moves after. */
 static int recount_try(struct af_client *node, af_off mailbox) {
   struct af_mailbox *of = AF_AT(node, struct af_mailbox, mailbox);

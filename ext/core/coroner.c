@@ -222,24 +222,24 @@ static void started_fail(struct settling *settling) {
 static uint32_t mark_take(_Atomic uint32_t *mark) { return atomic_exchange_explicit(mark, 0, memory_order_relaxed); }
 
 /* Its marks say what to take back, unless it died between a mark and its sum. */
-static void marks_take_back(struct settling *settling) {
+static int marks_take_back(struct settling *settling) {
   struct af_slot *slot = settling->slot;
   af_off mailbox = atomic_load_explicit(&slot->serving, memory_order_acquire);
-  bool inside = settling->settlement->inside_operation;
-  if (!inside && mailbox == 0)
-    return;
-  atomic_store_explicit(&slot->serving, 0, memory_order_relaxed);
-  uint32_t token = mark_take(&slot->token), blocked = mark_take(&slot->blocked);
   if (!is_live(settling->node, mailbox, AF_KIND_MAILBOX))
-    return;
+    return AF_OK;
   struct af_mailbox *of = AF_AT(settling->node, struct af_mailbox, mailbox);
-  if (inside && af_mailbox_recount(settling->node, mailbox) == AF_OK)
-    return;
-  atomic_fetch_sub_explicit(&of->executing, token, memory_order_seq_cst);
-  atomic_fetch_sub_explicit(&of->blocked, blocked, memory_order_relaxed);
-  atomic_fetch_sub_explicit(&of->readers, 1, memory_order_relaxed);
+  if (atomic_load_explicit(&slot->marks, memory_order_acquire) % 2 != 0) { /* SYNC POINT marks */
+    if (af_mailbox_recount(settling->node, mailbox) != AF_OK)
+      return AF_BUSY;
+  } else {
+    atomic_fetch_sub_explicit(&of->executing, mark_take(&slot->token), memory_order_seq_cst);
+    atomic_fetch_sub_explicit(&of->blocked, mark_take(&slot->blocked), memory_order_relaxed);
+    atomic_fetch_sub_explicit(&of->readers, 1, memory_order_relaxed);
+  }
+  atomic_store_explicit(&slot->serving, 0, memory_order_relaxed);
   if (af_mailbox_has_mail(settling->node, mailbox))
     af_mailbox_ring(settling->node, mailbox);
+  return AF_OK;
 }
 
 static void boards_free(struct settling *settling) {
@@ -279,11 +279,10 @@ static int settle(struct settling *settling) {
   af_extent_unlock_dead(node, settling->index, settling->epoch);
   each_mailbox(node, mailbox_settle, settling);
   started_fail(settling);
-  marks_take_back(settling);
   settling->settlement->holds_dropped = af_slot_drop_holds(node, settling->index);
   boards_free(settling);
   af_heap_adopt(node, settling->index, settling->epoch);
-  return AF_OK;
+  return marks_take_back(settling);
 }
 
 int af_coroner_settle(struct af_client *node, uint32_t slot, uint32_t epoch, af_off error, uint8_t format,

@@ -55,6 +55,7 @@ static void slot_clear(struct af_slot *slot) {
   atomic_store_explicit(&slot->leave, 0, memory_order_relaxed);
   atomic_store_explicit(&slot->cancel, 0, memory_order_relaxed);
   atomic_store_explicit(&slot->asleep, 0, memory_order_relaxed);
+  atomic_store_explicit(&slot->marks, 0, memory_order_relaxed);
 }
 
 static bool slot_reserve_this(struct af_slot *slot, uint32_t *epoch) {

@@ -21,6 +21,7 @@ struct common {
   _Atomic uint32_t executed[IDS];
   _Atomic uint32_t sent[IDS];     /* victim's plain calls to the actor: 1: may be sent, 2: sent */
   _Atomic uint64_t actor_rounds, queue_rounds; /* of the caller */
+  uint64_t slowest_ns;            /* node: until the others had gone on */
   _Atomic uint32_t stop, actor_stop; /* the caller; the actor's reader */
 };
 struct world {

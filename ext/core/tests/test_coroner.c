@@ -208,10 +208,16 @@ static void test_marks_inside_operation(void) {
     af_mailbox_join(&scene.victim, scene.mailbox);
     CHECK(af_capacity_take(&other, mailbox_of(node, scene.mailbox)), "one");
     inside(&scene.victim);
+    atomic_fetch_add(&scene.victim.slot->marks, 1);
     atomic_fetch_add(&mailbox_of(node, scene.mailbox)->executing, 1);
     atomic_fetch_add(&mailbox_of(node, scene.mailbox)->blocked, 1);
     atomic_store(&scene.victim.slot->token, mark);
-    struct af_settlement settlement = victim_dies(&scene);
+    atomic_fetch_add(&other.slot->marks, 1); /* another is at it too */
+    struct af_settlement settlement;
+    CHECK(af_coroner_settle(node, scene.victim.slot_index, scene.victim.epoch, scene.error, FORMAT, &settlement) == AF_BUSY,
+          "later");
+    atomic_fetch_add(&other.slot->marks, 1);
+    settlement = victim_dies(&scene);
     CHECK(settlement.inside_operation, "inside");
     af_mailbox_facts(node, scene.mailbox, &facts);
     CHECK(facts.active == 1 && facts.readers == 1 && facts.blocked == 0, "active %u, readers %u, blocked %u",
