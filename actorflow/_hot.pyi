@@ -156,7 +156,7 @@ class Target:
         """A call whose argument is bytes; returns a reference."""
 
     def submit_first(self, method: int, args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> Any:
-        """Makes the mailbox's first call (a constructor); not pushed: the reader asks for it by take_first. Returns a reference."""
+        """Makes the mailbox's first call (a constructor) and returns a reference; not pushed: take_first gives it."""
 
     @property
     def mailbox(self) -> Hold: ...
@@ -189,7 +189,7 @@ class Call:
         """The value of the function's cell, loaded anew: what the caller exported."""
 
     def arguments(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Unpacked; dependencies are replaced by their values. Raises what unpickling raises, or a dependency's error."""
+        """Unpacked; dependencies are replaced by their values. Raises what unpickling raises, or their error."""
 
     def raw(self) -> tuple[bytes, list[Hold]]: ...
     def complete(self, value: Any) -> None:

@@ -167,7 +167,8 @@ def build(folder: Path) -> ModuleType:
     )
     built = builder.compile(tmpdir=str(folder), verbose=False)
     spec = importlib.util.spec_from_file_location("_core_model", built)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

@@ -420,7 +420,7 @@ OWN_HELLO = messages.Hello(messages.WIRE_VERSION, os.getuid(), os.getpid(), mess
         (b"\0\0\0\x05hello", "order", "no message"),
         (b"\0\0\0\x02\x92\x01", "order", ""),
         (framing.encode(messages.Shutdown("now")), "order", "must be Hello"),
-        (framing.encode(messages.Fork(1, 1, (4096, 1))), "order", "Fork may not be sent here"),
+        (framing.encode(messages.Welcome("n", 1, 1, 1, 1, 1)), "order", "Welcome may not be sent here"),
         (framing.encode(OWN_HELLO).replace(b"\x01\x01", b"\x01\x63", 1), "version", "version 99"),
         (
             framing.encode(
