@@ -22,6 +22,8 @@ each figure is its median over the repeats. Rate: operations, or bytes, per seco
 the limit, the share of it that is reached. The systems take turns within every repeat (A B C A B C ...).
 Whoever is not being measured is stopped (SIGSTOP): left alone, idle systems would take CPU time from it."""
 
+_QUIET_LOAD = 0.3
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command."""
@@ -96,9 +98,12 @@ def _chosen_systems(wanted: list[str] | None) -> list[str]:
 
 def _machine_text(machine: dict[str, Any]) -> str:
     versions = ", ".join(f"{SYSTEMS[name].title} {version}" for name, version in machine["versions"].items())
+    load = f"load before: {machine['load_before']:.2f}"
+    if machine["load_before"] > _QUIET_LOAD:
+        load += " (other programs are running: they disturb every figure)"
     return (
         f"{machine['processor']}, {machine['cpus']} CPUs, {machine['memory']}; Linux {machine['kernel']}, "
-        f"Python {machine['python']}; load before: {machine['load_before']:.2f}\n{versions}"
+        f"Python {machine['python']}; {load}\n{versions}"
     )
 
 
