@@ -215,6 +215,7 @@ class LoopPort:
         context: contextvars.Context | None = None,
     ) -> None:
         """Runs `callback(reference)` in the loop once it is done; soon when it is done already."""
+        self._require_loop()
         note = _DoneCallback(self, reference, callback, context)
         self._callbacks.setdefault((reference, callback), []).append(note)
         if not self._watch(reference, note):
@@ -384,10 +385,11 @@ class LoopPort:
         waiting = list(self._waiting)
         for note in waiting:
             self._unwatch(note)
+            if isinstance(note, asyncio.Future) and not note.done():
+                note.set_exception(error())
+        for note in waiting:
             if not isinstance(note, asyncio.Future):
                 note()
-            elif not note.done():
-                note.set_exception(error())
 
     def close(self, error: Callable[[], BaseException] = _gone) -> None:
         """Ends every wait with an error and gives back the socket and the board."""

@@ -1,0 +1,365 @@
+"""A loop's port: who waits is told once, cancelling leaves nothing, lost rings and deaths are found."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import pytest
+import uvloop
+
+from actorflow import _hot
+from actorflow.client import runtime, waiting
+from actorflow.client.waiting import LoopPort, current_port
+from tests.conftest import wait_until
+
+MIB = 1 << 20
+DEADLINE_S = 10.0
+
+
+@pytest.fixture(autouse=True)
+def segment() -> Iterator[None]:
+    runtime.configure()
+    _hot.create(os.urandom(16), 16, 64 * MIB, MIB, MIB, 50)
+    yield
+    waiting.close_ports(lambda: RuntimeError("over"))
+    _hot.detach()
+
+
+@pytest.fixture(params=[asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+def runner(request: pytest.FixtureRequest) -> Iterator[asyncio.Runner]:
+    with asyncio.Runner(loop_factory=request.param) as made:
+        yield made
+
+
+class Place:
+    """Calls to a mailbox that this process answers itself."""
+
+    def __init__(self) -> None:
+        self.mailbox = _hot.make_mailbox(0, 0, 100_000)
+        self._call = _hot.Target(self.mailbox).call
+
+    def ask(self) -> Any:
+        return self._call(0, (), None)
+
+    def answer(self, value: Any = None) -> None:
+        call = _hot.take_nowait(self.mailbox)
+        assert call is not None
+        call.complete(value)
+
+    def answer_all(self, values: Iterable[Any]) -> None:
+        for value in values:
+            self.answer(value)
+
+
+async def result_of(ref: Any) -> Any:
+    return await ref
+
+
+async def waiters(port: LoopPort, count: int) -> None:
+    """Gives the loop turns until so many wait."""
+    await turns_until(lambda: len(port._waiting) == count)
+
+
+async def turns_until(condition: Callable[[], bool]) -> None:
+    """Gives the loop turns until the condition holds."""
+    while not condition():  # noqa: ASYNC110 - what is waited for has no event
+        await asyncio.sleep(0)
+
+
+def test_there_is_one_port_for_each_loop(runner: asyncio.Runner) -> None:
+    async def main() -> LoopPort:
+        assert current_port() is current_port()
+        return current_port()
+
+    port = runner.run(main())
+    with asyncio.Runner() as other:
+        assert other.run(main()) is not port
+    with pytest.raises(RuntimeError, match="no running event loop"):
+        current_port()
+
+
+def test_an_answer_wakes_each_waiter_once(runner: asyncio.Runner) -> None:
+    async def main() -> None:
+        place = Place()
+        ref = place.ask()
+        tasks = [asyncio.create_task(result_of(ref)) for _ in range(5)]
+        await waiters(current_port(), 5)
+        place.answer("here")
+        assert await asyncio.gather(*tasks) == ["here"] * 5
+        assert current_port()._board.pending == 0
+        assert await ref == "here"
+
+    runner.run(main())
+
+
+def test_cancelled_waits_leave_nothing(runner: asyncio.Runner) -> None:
+    async def main() -> None:
+        place, port = Place(), current_port()
+        refs = [place.ask() for _ in range(10)]
+        tasks = [asyncio.create_task(result_of(ref)) for ref in refs]
+        await waiters(port, 10)
+        for task in tasks[::2]:
+            task.cancel()
+        await asyncio.gather(*tasks[::2], return_exceptions=True)
+        assert len(port._waiting) == port._board.pending == 5
+        for number in range(10):
+            place.answer(number)
+        assert await asyncio.gather(*tasks[1::2]) == [1, 3, 5, 7, 9]
+        assert await asyncio.gather(*refs) == list(range(10))
+
+    runner.run(main())
+
+
+def test_a_wait_that_is_cancelled_as_its_answer_comes_does_not_end_anothers(runner: asyncio.Runner) -> None:
+    """The board may have given its token to another wait by then."""
+
+    async def main() -> None:
+        place, port = Place(), current_port()
+        first, second = place.ask(), place.ask()
+        task = asyncio.create_task(result_of(first))
+        await waiters(port, 1)
+        task.cancel()
+        place.answer(1)
+        port._deliver(port._board.poll(True))
+        other = asyncio.create_task(result_of(second))
+        await asyncio.gather(task, return_exceptions=True)
+        await waiters(port, 1)
+        assert port._board.pending == 1
+        place.answer(2)
+        assert await other == 2
+
+    runner.run(main())
+
+
+def test_a_quiet_port_sleeps_and_a_datagram_wakes_it(runner: asyncio.Runner) -> None:
+    async def main() -> None:
+        place, port = Place(), current_port()
+        task = asyncio.create_task(result_of(place.ask()))
+        await waiters(port, 1)
+        await turns_until(lambda: not port._polling)
+        assert port._armed
+        port._cancel_timer()  # the timed look is not what finds it
+        place.answer("woken")
+        assert await asyncio.wait_for(task, DEADLINE_S) == "woken"
+
+    runner.run(main())
+
+
+def test_a_lost_ring_is_found_by_the_timed_look(
+    runner: asyncio.Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        place, port = Place(), current_port()
+        task = asyncio.create_task(result_of(place.ask()))
+        await waiters(port, 1)
+        await turns_until(lambda: not port._polling)
+        asyncio.get_running_loop().remove_reader(port._socket.fileno())
+        place.answer("found")
+        assert await asyncio.wait_for(task, DEADLINE_S) == "found"
+
+    monkeypatch.setattr(waiting, "LOOK_S", 0.001)
+    runner.run(main())
+
+
+def test_the_nodes_death_ends_every_wait(runner: asyncio.Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        place, port = Place(), current_port()
+        ref, called = place.ask(), asyncio.Event()
+        ref.add_done_callback(lambda _: called.set())
+        tasks = [asyncio.create_task(result_of(ref)), asyncio.create_task(port.wait_some([ref], 1))]
+        await waiters(port, 4)
+        monkeypatch.setattr(_hot, "node_alive", lambda: False)
+        for outcome in await asyncio.gather(*tasks, return_exceptions=True):
+            assert isinstance(outcome, KeyError)
+        await called.wait()
+        assert not port._waiting
+        assert port._board.pending == 0
+
+    monkeypatch.setattr(LoopPort, "gone_error", staticmethod(lambda: KeyError("the node")))
+    monkeypatch.setattr(waiting, "LOOK_S", 0.001)
+    runner.run(main())
+
+
+def test_closing_ends_every_wait(runner: asyncio.Runner) -> None:
+    async def main() -> None:
+        place, port = Place(), current_port()
+        task = asyncio.create_task(result_of(place.ask()))
+        await waiters(port, 1)
+        waiting.close_ports(lambda: RuntimeError("shut down"))
+        with pytest.raises(RuntimeError, match="shut down"):
+            await task
+        port.close()
+        with pytest.raises(RuntimeError, match="waits no more"):
+            port.add_done_callback(place.ask(), print)
+        assert current_port() is not port
+
+    runner.run(main())
+
+
+def test_closing_from_another_thread(runner: asyncio.Runner) -> None:
+    async def main() -> None:
+        task = asyncio.create_task(result_of(Place().ask()))
+        await waiters(current_port(), 1)
+        await asyncio.to_thread(waiting.close_ports, lambda: RuntimeError("shut down"))
+        with pytest.raises(RuntimeError, match="shut down"):
+            await task
+
+    runner.run(main())
+
+
+@pytest.mark.parametrize("make", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+def test_a_port_ends_with_its_loop(make: Callable[[], asyncio.AbstractEventLoop]) -> None:
+    async def main() -> int:
+        place = Place()
+        task = asyncio.create_task(result_of(place.ask()))
+        await waiters(current_port(), 1)
+        place.answer()
+        await task
+        return current_port()._socket.fileno()
+
+    loop = make()
+    descriptor = loop.run_until_complete(main())
+    os.fstat(descriptor)
+    loop.close()
+    del loop
+    gc.collect()
+    assert not waiting._ports
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(descriptor)
+
+
+def test_a_loop_that_was_closed_while_it_waited_is_swept() -> None:
+    loop = asyncio.new_event_loop()
+    task = loop.create_task(result_of(Place().ask()))
+    loop.run_until_complete(asyncio.sleep(0))
+    task.cancel()
+    loop.run_until_complete(asyncio.gather(task, return_exceptions=True))
+    loop.close()
+    assert len(waiting._ports) == 1
+
+    async def main() -> None:
+        current_port()
+
+    with asyncio.Runner() as other:
+        other.run(main())
+        assert [port.loop() for port in waiting._ports.values()] == [other.get_loop()]
+
+
+def test_more_waits_than_a_board_has_tokens(runner: asyncio.Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_board = _hot.Board
+
+    class SmallBoard:
+        """A board with three tokens."""
+
+        def __init__(self) -> None:
+            self._board = make_board()
+
+        def watch(self, reference: Any, note: Any) -> int:
+            return -1 if self._board.pending >= 3 else self._board.watch(reference, note)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._board, name)
+
+    async def main() -> None:
+        place, port = Place(), LoopPort(asyncio.get_running_loop())
+        refs = [place.ask() for _ in range(10)]
+        task = asyncio.create_task(port.wait_some(refs, 10))
+        cancelled = asyncio.create_task(port.wait_some(refs[8:], 2))
+        await asyncio.sleep(0)
+        cancelled.cancel()
+        await asyncio.gather(cancelled, return_exceptions=True)
+        for number in range(10):
+            place.answer(number)
+        await asyncio.wait_for(task, DEADLINE_S)
+        assert not port._untold
+        port.close()
+
+    monkeypatch.setattr(waiting, "LOOK_S", 0.01)
+    monkeypatch.setattr(_hot, "Board", SmallBoard)
+    runner.run(main())
+
+
+def test_a_listener_is_told_of_pushes(runner: asyncio.Runner) -> None:
+    async def main() -> None:
+        place, port = Place(), current_port()
+        done = asyncio.get_running_loop().create_future()
+        taken = []
+
+        def note() -> None:
+            while (call := _hot.take_nowait(place.mailbox)) is not None:
+                taken.append(call)
+                call.complete(None)
+            if len(taken) == 3:
+                done.set_result(None)
+
+        port.listen(place.mailbox, note)
+        refs = [place.ask()]
+        await turns_until(lambda: not port._polling)
+        refs += [place.ask(), place.ask()]
+        await asyncio.wait_for(done, DEADLINE_S)
+        assert await asyncio.gather(*refs) == [None] * 3
+        port.ignore(place.mailbox)
+        port.ignore(place.mailbox)
+
+    runner.run(main())
+
+
+def test_the_node_attends_a_queue_again_and_again(runner: asyncio.Runner) -> None:
+    async def main() -> None:
+        mailbox, port = _hot.make_mailbox(_hot.SHARED, 0, 100), current_port()
+        target, rung = _hot.Target(mailbox), asyncio.Event()
+        for _ in range(3):
+            rung.clear()
+            port.attend(mailbox, rung.set)
+            target.call(0, (), None)
+            await asyncio.wait_for(rung.wait(), DEADLINE_S)
+        assert len(port._mailboxes) == 1
+
+    runner.run(main())
+
+
+def test_other_tasks_get_turns_between_answers_that_are_at_once_there(runner: asyncio.Runner) -> None:
+    class Instant:
+        """A reference whose every spin succeeds."""
+
+        def spin(self, seconds: float) -> bool:
+            return True
+
+    async def main() -> int:
+        turns, port, is_over = 0, current_port(), False
+
+        async def other() -> None:
+            nonlocal turns
+            while not is_over:
+                turns += 1
+                await asyncio.sleep(0)
+
+        class Awaitable:
+            def __await__(self) -> Any:
+                return port.wait(Instant())  # type: ignore[arg-type]
+
+        task = asyncio.create_task(other())
+        for _ in range(10 * waiting.SPINS_IN_A_ROW):
+            await Awaitable()
+        is_over = True
+        await task
+        return turns
+
+    assert runner.run(main()) >= 9
+
+
+def test_a_thread_can_answer_a_loop(runner: asyncio.Runner) -> None:
+    async def main() -> None:
+        place, port = Place(), current_port()
+        refs = [place.ask() for _ in range(100)]
+        task = asyncio.gather(*refs)
+        await waiters(port, 100)
+        await asyncio.to_thread(place.answer_all, range(100))
+        assert await task == list(range(100))
+
+    runner.run(main())
+    wait_until(lambda: not any(port._waiting for port in waiting._ports.values()), DEADLINE_S, "nobody waits")
