@@ -171,7 +171,8 @@ static void deliver(struct af_client *client, af_off entry) {
   af_block_drop(client, mailbox);
 }
 
-void af_cell_advance(struct af_client *client, af_off entry) {
+/* To the list of the next unfinished argument, or to its reader. */
+static void entry_advance(struct af_client *client, af_off entry) {
   af_off call = af_entry_call(client, entry);
   struct af_cell *of = cell_at(client, call);
   const af_off *references = af_cell_references(client, call);
@@ -210,7 +211,7 @@ static void followers_serve(struct af_client *client, af_off cell) {
     if (call == 0)
       af_block_drop(client, entry);
     else
-      af_cell_advance(client, entry);
+      entry_advance(client, entry);
   }
 }
 
@@ -225,11 +226,11 @@ static void finish_one(struct af_client *client, af_off cell) {
   followers_serve(client, cell);
 }
 
-/* What was served may have put more on top; it is finished once more then, and finds nothing left to do. */
-void af_cell_finish(struct af_client *client, af_off cell) {
+/* Calls settled on the way. What is served here may put more on top; an entry is then finished once more, and there is
+ * nothing left to do for it. */
+static void pending_finish(struct af_client *client) {
   struct af_slot *slot = client->slot;
   af_off entry;
-  finish_one(client, cell);
   while ((entry = atomic_load_explicit(&slot->op_pending, memory_order_relaxed)) != 0) {
     finish_one(client, af_entry_call(client, entry));
     AF_POINT(client, 745);
@@ -240,4 +241,14 @@ void af_cell_finish(struct af_client *client, af_off cell) {
     AF_POINT(client, 746);
     af_block_drop(client, entry);
   }
+}
+
+void af_cell_finish(struct af_client *client, af_off cell) {
+  finish_one(client, cell);
+  pending_finish(client);
+}
+
+void af_cell_advance(struct af_client *client, af_off entry) {
+  entry_advance(client, entry);
+  pending_finish(client);
 }

@@ -293,6 +293,34 @@ static void test_on_its_way(void) {
   }
 }
 
+/* The same when its mailbox was closed meanwhile: it fails, and what follows it. */
+static void test_on_its_way_to_closed(void) {
+  struct scene scene;
+  scene_make(&scene, 0);
+  struct af_client *node = &scene.node;
+  af_off lane, argument, calls[2];
+  uint32_t argument_hold, holds[2];
+  CHECK_OK(af_lane_open(node, scene.mailbox, 0, &lane));
+  CHECK_OK(af_cell_expected_create(node, 64, &argument));
+  CHECK_OK(af_hold_record(node, argument, &argument_hold));
+  for (int i = 0; i < 2; i++) {
+    CHECK_OK(call_make(node, scene.mailbox, 1, i == 0 ? &argument : &calls[0], 1, &calls[i], &holds[i]));
+    CHECK_OK(af_cell_submit(node, lane, calls[i]));
+  }
+  inside(&scene.victim);
+  af_cell_on_its_way(&scene.victim, calls[0]);
+  atomic_store(&cell_of(node, argument)->followers, 0);
+  CHECK_OK(af_cell_complete(node, argument, 0, 0, 0, 1));
+  CHECK_OK(af_mailbox_close(node, scene.mailbox, scene.error, FORMAT));
+  victim_dies(&scene);
+  check_failed(&scene, calls[0]);
+  check_failed(&scene, calls[1]);
+  af_hold_drop(node, holds[0]);
+  af_hold_drop(node, holds[1]);
+  af_hold_drop(node, argument_hold);
+  scene_end(&scene);
+}
+
 /* Others that are alive are not touched; a slot that was only reserved is settled too. */
 static void test_reserved_slot(void) {
   struct scene scene;
@@ -322,6 +350,7 @@ int main(void) {
   RUN(test_marks_inside_operation);
   RUN(test_unserved);
   RUN(test_on_its_way);
+  RUN(test_on_its_way_to_closed);
   RUN(test_reserved_slot);
   return 0;
 }
