@@ -231,6 +231,9 @@ def wait(
 ) -> tuple[list[Any], list[Any]]:
     """(done, rest) in input order, at most num_returns in done. ValueError: duplicates."""
 
+def yield_cpu() -> bool:
+    """sched_yield. False: others wanted the CPU for long, or did lately: who looks in turns is to sleep."""
+
 # -- loops ------------------------------------------------------------------------------------------------------------
 @final
 class Board:

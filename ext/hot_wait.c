@@ -359,7 +359,15 @@ static PyObject *wait_take_first(PyObject *module, PyObject *object) {
   Py_RETURN_NONE;
 }
 
+/* yield_cpu() -> False: others want the CPU, so do not look in turns */
+static PyObject *wait_yield_cpu(PyObject *module, PyObject *unused) {
+  (void)module, (void)unused;
+  struct af_client *client = hot_client();
+  return client ? PyBool_FromLong(af_yield(client)) : NULL;
+}
+
 static PyMethodDef functions[] = {
+    {"yield_cpu", wait_yield_cpu, METH_NOARGS, NULL},
     {"get", (PyCFunction)(void (*)(void))wait_get, METH_FASTCALL, NULL},
     {"get_many", (PyCFunction)(void (*)(void))wait_get_many, METH_FASTCALL, NULL},
     {"wait", (PyCFunction)(void (*)(void))wait_wait, METH_FASTCALL, NULL},

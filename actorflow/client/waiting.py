@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import functools
-import os
 import socket
 import weakref
 from collections.abc import Callable, Generator, Sequence
@@ -27,7 +26,6 @@ AWAIT_SPIN_S = 10e-6  # a call and its answer take 4-8 us when both sides are aw
 SPINS_IN_A_ROW = 16  # then the loop's other tasks get a turn
 LOOK_S = 0.1
 IDLE_LOOK_S = 1.0
-CROWDED_S = 20e-6  # a yield that takes longer let another process run: more want to run than there are CPUs
 DATAGRAM_BYTES = 64
 
 Note = Callable[[], object]
@@ -309,18 +307,13 @@ class LoopPort:
         if notes:
             self._quiet_at = now + self._spin_s
             self._deliver(notes)
-        elif now >= self._quiet_at or self._is_crowded(now):
+        elif now >= self._quiet_at or not _hot.yield_cpu():
             idle = not (self._waiting or self._mailboxes)
             if idle or self._board.arm():
                 self._armed = not idle
                 self._polling = False
                 return
         loop.call_soon(self._turn)
-
-    @staticmethod
-    def _is_crowded(now: float) -> bool:
-        os.sched_yield()
-        return monotonic() - now > CROWDED_S
 
     def _deliver(self, notes: list[Any]) -> None:
         waiting = self._waiting

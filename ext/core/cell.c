@@ -308,7 +308,7 @@ void af_cell_unwatch(struct af_client *client, af_off cell, af_watch watch) {
 
 int af_cell_spin(const struct af_client *client, af_off cell, uint64_t spin_ns) {
   struct af_spin spin;
-  af_spin_begin(&spin, spin_ns);
+  af_spin_begin(&spin, client, spin_ns);
   do {
     if (af_cell_is_done(client, cell))
       return 1;

@@ -174,7 +174,7 @@ static bool spin_for_mail(struct af_client *client, af_off mailbox, uint64_t spi
   AF_POINT(client, 645);
   struct af_spin spin;
   bool found;
-  af_spin_begin(&spin, spin_ns);
+  af_spin_begin(&spin, client, spin_ns);
   do
     found = af_mailbox_may_take(client, mailbox);
   while (!found && !others_execute(of) && af_spin_turn(&spin));

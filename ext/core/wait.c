@@ -22,6 +22,9 @@
 
 #define YIELD_CROWDED_NS 20000ull /* a yield that takes longer gave the CPU to someone: more are runnable than CPUs */
 #define SPIN_BURST 20u
+#define CROWDED_YIELDS 3u      /* so many long ones in a row are no accident */
+#define CROWDED_LEAST_MS 10u   /* then nobody spins for so long, and for longer each time it is found again */
+#define CROWDED_MOST_MS 1000u
 
 uint64_t af_sleep_limit(uint64_t timeout_ns) {
   return timeout_ns < AF_SLEEP_MS * 1000000ull ? timeout_ns : AF_SLEEP_MS * 1000000ull;
@@ -29,9 +32,47 @@ uint64_t af_sleep_limit(uint64_t timeout_ns) {
 
 /* ---- spinning ---- */
 
-void af_spin_begin(struct af_spin *spin, uint64_t spin_ns) {
+/* Only hints change, so a client that is const to the caller will do. */
+static struct af_client *crowd_of(const struct af_client *client) {
+  return (struct af_client *)(uintptr_t)client;
+}
+
+/* Each further long yield in a row doubles the time for which nobody here spins. */
+static void crowded(struct af_client *client, uint64_t now) {
+  uint32_t before = atomic_load_explicit(&client->crowded_ms, memory_order_relaxed);
+  uint32_t ms = before == 0 ? CROWDED_LEAST_MS : 2 * before < CROWDED_MOST_MS ? 2 * before : CROWDED_MOST_MS;
+  atomic_store_explicit(&client->crowded_ms, ms, memory_order_relaxed);
+  atomic_store_explicit(&client->crowded_until_ns, now + ms * 1000000ull, memory_order_relaxed);
+}
+
+static bool is_crowded(const struct af_client *client, uint64_t now) {
+  return now < atomic_load_explicit(&client->crowded_until_ns, memory_order_relaxed);
+}
+
+bool af_yield(const struct af_client *client) {
+  struct af_client *crowd = crowd_of(client);
+  uint64_t before = af_now_ns();
+  if (is_crowded(client, before))
+    return false;
+  sched_yield();
+  uint64_t after = af_now_ns();
+  if (after - before <= YIELD_CROWDED_NS) {
+    if (atomic_load_explicit(&crowd->long_yields, memory_order_relaxed) != 0) {
+      atomic_store_explicit(&crowd->long_yields, 0, memory_order_relaxed);
+      atomic_store_explicit(&crowd->crowded_ms, 0, memory_order_relaxed);
+    }
+    return true;
+  }
+  if (atomic_fetch_add_explicit(&crowd->long_yields, 1, memory_order_relaxed) + 1 >= CROWDED_YIELDS)
+    crowded(crowd, after);
+  return false;
+}
+
+void af_spin_begin(struct af_spin *spin, const struct af_client *client, uint64_t spin_ns) {
+  uint64_t now = af_now_ns();
+  spin->client = client;
   spin->pauses = 0;
-  spin->end_ns = spin_ns == 0 ? 0 : af_now_ns() + spin_ns;
+  spin->end_ns = spin_ns == 0 || is_crowded(client, now) ? 0 : now + spin_ns;
 }
 
 bool af_spin_turn(struct af_spin *spin) {
@@ -41,20 +82,17 @@ bool af_spin_turn(struct af_spin *spin) {
     af_pause();
     return true;
   }
-  uint64_t before = af_now_ns();
-  if (before >= spin->end_ns)
+  if (af_now_ns() >= spin->end_ns)
     return false;
-  sched_yield();
-  if (af_now_ns() - before > YIELD_CROWDED_NS)
+  if (!af_yield(spin->client))
     spin->end_ns = 0; /* one more look, then the end */
   return true;
 }
 
 int af_spin_until(const struct af_client *client, const _Atomic uint32_t *word, uint32_t mask, uint32_t want,
                   uint64_t spin_ns) {
-  (void)client;
   struct af_spin spin;
-  af_spin_begin(&spin, spin_ns);
+  af_spin_begin(&spin, client, spin_ns);
   do {
     if ((atomic_load_explicit(word, memory_order_acquire) & mask) == want)
       return 1;
@@ -248,7 +286,7 @@ int af_board_wait(struct af_client *client, uint8_t index, uint64_t spin_ns, uin
   if (board == NULL)
     return AF_BAD;
   struct af_spin spin;
-  af_spin_begin(&spin, spin_ns);
+  af_spin_begin(&spin, client, spin_ns);
   do {
     if (board_is_rung(board))
       return AF_OK;

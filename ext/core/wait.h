@@ -1,7 +1,9 @@
 /* wait.h - spinning, sleeping and waking: futexes for threads, notice boards for waits on many things and for loops.
  *
  * Spin: bursts of 20 pauses with sched_yield between, at most client->spin_us; a yield that took over 20 us means that
- * more processes want to run than there are CPUs: the spin ends there.
+ * more processes want to run than there are CPUs: the spin ends there. Beside processes that compute, a yield costs
+ * milliseconds, where a sleeper is woken at once; so after three of them in a row nobody of this process spins for 10 ms,
+ * and for twice as long each time that it is found again (1 s at most), until a yield is short.
  * Sleep: at most AF_SLEEP_MS, then the caller looks again (node alive? mail? done?).
  * Board: one bit a token. Ringing is idempotent (fetch_or of the bit, then of its summary word), so it may be repeated
  * after a crash. The waiter takes summary words, then bit words, by exchange. A loop sleeps in its selector: the ringer
@@ -46,9 +48,11 @@ int af_board_address(const struct af_client *client, uint16_t slot, uint32_t epo
 int af_node_check(const struct af_client *client);
 
 /* A spin, turn by turn: begin; look; turn gives false when it is over; look again after each true. */
-struct af_spin { uint64_t end_ns; uint32_t pauses; };
-void af_spin_begin(struct af_spin *spin, uint64_t spin_ns);
+struct af_spin { const struct af_client *client; uint64_t end_ns; uint32_t pauses; };
+void af_spin_begin(struct af_spin *spin, const struct af_client *client, uint64_t spin_ns);
 bool af_spin_turn(struct af_spin *spin);
+/* Lets others run; false: others wanted the CPU for long, or did lately, so do not spin on. [no GIL] */
+bool af_yield(const struct af_client *client);
 uint64_t af_sleep_limit(uint64_t timeout_ns); /* the smaller of it and AF_SLEEP_MS */
 /* Spins until *word & mask == want or spin_ns is over. 1: met. [no GIL] */
 int af_spin_until(const struct af_client *client, const _Atomic uint32_t *word, uint32_t mask, uint32_t want,
