@@ -2,8 +2,8 @@
  *
  * Spin: bursts of 20 pauses with sched_yield between, at most client->spin_us; a yield that took over 20 us means that
  * more processes want to run than there are CPUs: the spin ends there. Beside processes that compute, a yield costs
- * milliseconds, where a sleeper is woken at once; so after three of them in a row nobody of this process spins for 10 ms,
- * and for twice as long each time that it is found again (1 s at most), until a yield is short.
+ * milliseconds, where a sleeper is woken at once; so after three of them in a short time nobody of this process spins for 20
+ * ms, and for twice as long each time that it is soon found again (1.28 s at most).
  * Sleep: at most AF_SLEEP_MS, then the caller looks again (node alive? mail? done?).
  * Board: one bit a token. Ringing is idempotent (fetch_or of the bit, then of its summary word), so it may be repeated
  * after a crash. The waiter takes summary words, then bit words, by exchange. A loop sleeps in its selector: the ringer
