@@ -235,6 +235,7 @@ static struct { uint32_t slot, epoch; bool prepared; } fork_plan;
 
 static PyObject *hot_fork_prepare(PyObject *module, PyObject *unused) {
   (void)module, (void)unused;
+  if (fork_plan.prepared) Py_RETURN_NONE; /* asked for twice before one fork */
   fork_plan.prepared = hot.session && hot.session->pid == (int)getpid() &&
                        af_fork_prepare(&hot.session->client, &fork_plan.slot, &fork_plan.epoch) == AF_OK;
   Py_RETURN_NONE;
@@ -243,11 +244,13 @@ static PyObject *hot_fork_prepare(PyObject *module, PyObject *unused) {
 static PyObject *hot_fork_child(PyObject *module, PyObject *unused) {
   (void)module, (void)unused;
   if (!hot.session) Py_RETURN_FALSE;
+  if (hot.session->pid == (int)getpid()) Py_RETURN_TRUE; /* done already */
   if (!fork_plan.prepared || af_fork_child(&hot.session->client, fork_plan.slot, fork_plan.epoch) != AF_OK) {
     session_forget();
     Py_RETURN_FALSE;
   }
   hot.session->pid = (int)getpid();
+  fork_plan.prepared = false;
   Py_RETURN_TRUE;
 }
 

@@ -26,6 +26,7 @@ class Family:
         self.loop = loop
         self.store = Store(_hot.client_address())
         self.gone: list[tuple[int, int, int]] = []
+        self.children: set[int] = set()
         self.forks = Forks(loop, self.store, lambda *process: self.gone.append(process))
 
     def bear(self) -> int:
@@ -38,6 +39,7 @@ class Family:
             os.write(writer, b"x")
             while True:
                 signal.pause()
+        self.children.add(pid)
         _hot.fork_parent()
         assert os.read(reader, 1) == b"x"
         os.close(reader)
@@ -46,6 +48,7 @@ class Family:
 
     def kill(self, pid: int) -> None:
         """Ends a child."""
+        self.children.remove(pid)
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
 
@@ -70,6 +73,8 @@ def family() -> Iterator[Family]:
     loop = asyncio.new_event_loop()
     family = Family(loop)
     yield family
+    for child in list(family.children):
+        family.kill(child)
     family.forks.stop()
     loop.close()
     _hot.detach()
