@@ -6,6 +6,7 @@ handle exists at once and can be called; the node is asked, without waiting, for
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -54,8 +55,15 @@ class ActorClass:
         self._options = options
         self._export = export_of(cls)
         self._named_by: Any = self
-        self._methods = actor_methods(cls)
-        self._is_async = any(is_async(function) for function in self._methods.values())
+
+    # Not before they are needed: a class that travels by value is filled only after what refers to it was made.
+    @functools.cached_property
+    def _methods(self) -> dict[str, Callable[..., Any]]:
+        return actor_methods(self.cls)
+
+    @functools.cached_property
+    def _is_async(self) -> bool:
+        return any(is_async(function) for function in self._methods.values())
 
     def remote(self, *args: Any, **kwargs: Any) -> ActorHandle:
         """Makes an actor with these constructor arguments, and returns its handle at once.

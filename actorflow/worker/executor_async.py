@@ -11,9 +11,10 @@ from __future__ import annotations
 import asyncio
 import types
 from collections.abc import Callable, Coroutine, Generator
+from time import monotonic
 from typing import Any
 
-from actorflow import _hot
+from actorflow import _hot, config
 from actorflow.client.waiting import current_port
 from actorflow.worker import settling
 from actorflow.worker.functions import Body
@@ -54,16 +55,28 @@ class AsyncExecutor:
         await self._finish()
 
     async def serve_queue(self, call: _hot.Call, body: Body) -> None:
-        """Runs an async task, and others that come while one runs."""
+        """Runs an async task, others that come while one runs, and those that come soon after."""
         self._start(call, body)
-        while self._tasks:
-            if not _hot.must_leave():
-                self._take()
-            self._changed.clear()
-            timer = self._loop.call_later(QUEUE_LOOK_S, self._changed.set)
-            await self._changed.wait()
-            timer.cancel()
+        spin_s = config.current().spin_us * 1e-6
+        quiet_at = 0.0
+        while not _hot.must_leave():
+            self._take()
+            if self._tasks:
+                quiet_at = monotonic() + spin_s
+                await self._change_or_look()
+            elif monotonic() > quiet_at or not _hot.yield_cpu():
+                break
+            else:
+                _hot.task_done()
+                await asyncio.sleep(0)
         await self._finish()
+
+    async def _change_or_look(self) -> None:
+        """Returns when a task may have ended, or when it is time to look at the queue again."""
+        self._changed.clear()
+        timer = self._loop.call_later(QUEUE_LOOK_S, self._changed.set)
+        await self._changed.wait()
+        timer.cancel()
 
     async def _finish(self) -> None:
         while self._tasks:

@@ -10,15 +10,27 @@ from actorflow.worker.functions import Body
 
 Resolve = Callable[[_hot.Call], Body]
 RunAsync = Callable[[_hot.Call, Body], None]
+IDLE_S = 1.0
 
 
 class SyncExecutor:
-    """Takes calls from a mailbox and runs each to its end. `run_async`: what runs one that is a coroutine."""
+    """Takes calls from a mailbox and runs each to its end.
 
-    def __init__(self, mailbox: _hot.Hold, resolve: Resolve, run_async: RunAsync) -> None:
+    `run_async`: what runs one that is a coroutine. `on_idle`: runs when none has come for a second, for a task queue.
+    """
+
+    def __init__(
+        self,
+        mailbox: _hot.Hold,
+        resolve: Resolve,
+        run_async: RunAsync,
+        on_idle: Callable[[], None] | None = None,
+    ) -> None:
         self._mailbox = mailbox
         self._resolve = resolve
         self._run_async = run_async
+        self._on_idle = on_idle
+        self._patience_s = None if on_idle is None else IDLE_S
         self._leaving: list[_hot.Call] = []  # asked for the actor's end
 
     def serve(self) -> None:
@@ -34,11 +46,14 @@ class SyncExecutor:
     def _run_next(self) -> bool:
         # Everything of a call is local to this frame: what it refers to is freed before the next wait.
         try:
-            call = _hot.take(self._mailbox)
+            call = _hot.take(self._mailbox, self._patience_s)
         except _hot.ClosedError:
             return False
         if call is None:
-            return False
+            if self._on_idle is None or _hot.must_leave():
+                return False
+            self._on_idle()
+            return True
         try:
             self._run(call)
         finally:

@@ -26,7 +26,11 @@ class Body:
 
 
 class Functions:
-    """The functions that this worker has run, the least lately used ones forgotten."""
+    """The functions that this worker has run, the least lately used ones forgotten.
+
+    A function holds what it captured: refs, and handles that keep actors alive. So one that its callers have dropped
+    is dropped here too, when another one is loaded and when the worker is idle.
+    """
 
     def __init__(self) -> None:
         self._bodies: OrderedDict[tuple[int, int], Body] = OrderedDict()
@@ -40,8 +44,22 @@ class Functions:
             if isinstance(function, RemoteFunction):  # it travelled as the name of what the decorator made
                 function = function.function
             body = self._bodies[name] = Body(function, calls.short_name(function))
+            self.forget_stale()
             if len(self._bodies) > KEPT_FUNCTIONS:
                 self._bodies.popitem(last=False)
         else:
             self._bodies.move_to_end(name)
         return body
+
+    def forget_stale(self) -> None:
+        """Drops the functions that nobody can call any more."""
+        for name in [name for name in self._bodies if not _is_held(name)]:
+            del self._bodies[name]
+
+
+def _is_held(name: tuple[int, int]) -> bool:
+    try:
+        _hot.hold(name, "cell")
+    except (_hot.StaleError, ValueError):
+        return False
+    return True

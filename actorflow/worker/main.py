@@ -24,7 +24,7 @@ from actorflow.client import runtime
 from actorflow.worker import settling
 from actorflow.worker.actor import host
 from actorflow.worker.executor_async import TASKS_AT_ONCE, AsyncExecutor
-from actorflow.worker.executor_sync import SyncExecutor
+from actorflow.worker.executor_sync import IDLE_S, SyncExecutor
 from actorflow.worker.functions import Body, Functions
 
 
@@ -69,8 +69,9 @@ class Worker:
             self._runner.close()
 
     def _next_order(self) -> bool:
-        call = _hot.take(self._commands, None, False)
+        call = _hot.take(self._commands, IDLE_S, False)
         if call is None:
+            self._functions.forget_stale()
             return True
         data, references = call.raw()
         call.complete_raw(b"")
@@ -102,7 +103,10 @@ class Worker:
         _hot.join(queue)
         try:
             SyncExecutor(
-                queue, self._functions.of, lambda call, body: self._run_async(queue, call, body)
+                queue,
+                self._functions.of,
+                lambda call, body: self._run_async(queue, call, body),
+                self._functions.forget_stale,
             ).serve()
         finally:
             _hot.leave(queue)

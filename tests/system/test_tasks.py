@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -257,3 +260,72 @@ def test_runtime_errors_in_options_are_told_at_once() -> None:
         bodies.echo.options(num_cpus=-1)
     with pytest.raises(NotImplementedError, match="streaming"):
         bodies.echo.options(num_returns="streaming")
+
+
+SCRIPT = """
+import dataclasses, enum
+import actorflow as af
+
+class Color(enum.Enum):
+    RED = 1
+
+@dataclasses.dataclass
+class Point:
+    x: int
+    color: Color = Color.RED
+
+class Refused(Exception):
+    def __init__(self, point):
+        super().__init__("refused")
+        self.point = point
+
+@af.remote
+def move(point):
+    return dataclasses.replace(point, x=point.x + 1)
+
+@af.remote
+def fibonacci(n):
+    return n if n < 2 else sum(af.get([fibonacci.remote(n - 1), fibonacci.remote(n - 2)]))
+
+@af.remote
+def refuse(point):
+    raise Refused(point)
+
+@af.remote
+class Keeper:
+    def point(self):
+        return Point(0)
+
+    def another(self):
+        return Keeper.remote()
+
+if __name__ == "__main__":
+    with af.init(num_cpus=2):
+        point = af.get(move.remote(Point(1)))
+        assert type(point) is Point and point == Point(2) and point.color is Color.RED, point
+        assert af.get(fibonacci.remote(8)) == 21
+        try:
+            af.get(refuse.remote(Point(5)))
+        except Refused as error:
+            assert type(error.point) is Point and error.point == Point(5), error
+        keeper = Keeper.remote()
+        assert type(af.get(keeper.point.remote())) is Point
+        assert type(af.get(af.get(keeper.another.remote()).point.remote())) is Point
+
+        @af.remote
+        def through_a_global():
+            return af.get(keeper.point.remote())
+
+        assert af.get(through_a_global.remote()) == Point(0)
+    print("fine")
+"""
+
+
+def test_what_a_script_defines_travels_by_value_and_comes_back_as_the_same_classes(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    done = subprocess.run(
+        [sys.executable, script], capture_output=True, text=True, timeout=60, env=environment
+    )
+    assert done.stdout == "fine\n", done.stdout + done.stderr
