@@ -62,11 +62,9 @@ class Book:
         return found
 
     def close_queue(self, queue: Queue) -> None:
-        """The queue gets nothing any more; `forget_queue` follows once no worker has it."""
+        """The queue gets nothing any more. What it holds is kept until no worker has it: then `forget_queue`."""
         queue.closing = True
         self.lower(queue, queue.target, queue.lowered_s)
-        queue.allowed = queue.unproven = 0
-        self.settle(queue)
 
     def forget_queue(self, queue: Queue) -> None:
         """No worker has it: what it held is free."""
@@ -94,20 +92,19 @@ class Book:
             extra = self._take_seats(queue, extra)
         queue.target += extra
         queue.allowed += extra
-        self._lent(queue, kept + extra, extra, now_s)
+        self._lent(queue, kept + extra, now_s)
         return kept + extra
 
     def lend_cpu(self, queue: Queue, most: int, now_s: float) -> int:
         """Lends the CPU parts of up to `most` seats that lack it, as far as CPUs are free; returns how many."""
         extra = queue.cpu_shape.times_in(self.free, min(most, queue.wants_cpu))
         queue.allowed += extra
-        self._lent(queue, extra, extra, now_s)
+        self._lent(queue, extra, now_s)
         return extra
 
-    def _lent(self, queue: Queue, count: int, new: int, now_s: float) -> None:
-        if new:
-            queue.unproven, queue.lent_s = queue.unproven + new, now_s
+    def _lent(self, queue: Queue, count: int, now_s: float) -> None:
         if count:
+            queue.unproven, queue.lent_s = min(queue.units, queue.unproven + count), now_s
             self._turns += 1
             queue.turn = queue.job.turn = self._turns
             self.settle(queue)

@@ -116,6 +116,7 @@ class Queue:
         self.confirmed = self.asked_down_to is not None
         if not self.seated:
             self.target = min(self.target, self.allowed)
+        self.unproven = min(self.unproven, self.units)
 
     def _prove(self, facts: QueueObserved) -> None:
         """Counts calls that were seen to start since the last look as use of what was lent."""

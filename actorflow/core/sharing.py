@@ -38,6 +38,7 @@ class Division:
         self._soon: Units = dict(book.free)  # of that, what is free or was asked back lately
         self._claims: Taken = {}  # units set aside for a queue until they come back
         self._claimed_share: dict[Job, float] = {}
+        self._served: set[Queue] = set()
         self._refused: set[tuple[Job, bool, tuple[str, ...]]] = set()
         self.unserved: list[Queue] = []
         for queue in book.pending.values():
@@ -47,15 +48,18 @@ class Division:
 
     def fits(self, demand: ResourceSet) -> bool:
         """True if the demand is free now, and not set aside for another."""
-        return demand.fits(self._room) and demand.fits(self._book.free)
+        return demand.fits(self._soon) and demand.fits(self._book.free)
 
     def set_aside(self, demand: ResourceSet, job: Job) -> None:
         """Keeps room for an actor that does not fit now, before any queue is served; asks back what is missing."""
-        lacking = self._lacking(demand)
+        if demand.fits(self._book.free) and demand.fits(self._room):
+            self._ask_for_devices(demand, job, None)
+            return
+        lacking = demand.lacking(self._soon)
         if lacking:
             self._ask(self._sources(lacking, job, None) or {})
-        _subtract(self._room, demand, 1)
-        _subtract(self._soon, demand, 1)
+        if demand.fits(self._room):
+            self._reserve(demand, 1)
 
     def use(self, demand: ResourceSet) -> None:
         """An actor was given this from what is free."""
@@ -100,36 +104,48 @@ class Division:
             if not self._ask_for(queue, demand):
                 return False
             count = 1
-        if queue in self._claims or not self._lend(queue, demand, count):
-            self._claim(queue, demand, count)
+        if queue not in self._claims:
+            if self._lend(queue, demand, count):
+                return True
+            if demand.fits(self._book.free) and demand.fits(self._soon):
+                self._ask_for_devices(demand, queue.job, queue)
+                return False
+        self._claim(queue, demand, count)
         return True
 
     def _lend(self, queue: Queue, demand: ResourceSet, count: int) -> int:
-        kept = 0 if self._is_recent(queue) else queue.units - queue.target
+        kept = 0 if self._is_recent(queue) or demand is not queue.shape else queue.units - queue.target
+        count = min(count, kept + demand.times_in(self._soon, count))
         if demand is queue.shape:
             lent = self._book.lend(queue, count, self._now_s)
         else:
-            lent, kept = self._book.lend_cpu(queue, count, self._now_s), 0
+            lent = self._book.lend_cpu(queue, count, self._now_s)
+        if lent:
+            self._served.add(queue)
         _subtract(self._room, demand, lent)
         _subtract(self._soon, demand, lent - min(kept, lent))
         return lent
 
     def _claim(self, queue: Queue, demand: ResourceSet, count: int) -> None:
-        lacking = self._lacking(demand)
+        lacking = demand.lacking(self._soon)
         if lacking:
             self._ask(self._sources(lacking, queue.job, queue) or {})
-        _subtract(self._room, demand, count)
-        _subtract(self._soon, demand, count)
+        self._reserve(demand, count)
         self._claims[queue] = self._claims.get(queue, 0) + count
         share = self._claimed_share.get(queue.job, 0.0) + queue.part * count
         self._claimed_share[queue.job] = share
 
-    def _lacking(self, demand: ResourceSet) -> Units:
-        """What must be asked back before the demand can be met soon. A whole device where only pieces are free."""
-        lacking = demand.lacking(self._soon)
-        if not lacking and demand.fits(self._book.free) and GPU in demand.units:
-            return {GPU: demand.units[GPU]}
-        return lacking
+    def _reserve(self, demand: ResourceSet, count: int) -> None:
+        """Keeps what comes back for the demand; what is free already only if the rest comes soon."""
+        is_soon = demand.fits(self._soon)
+        for name, units in demand.units.items():
+            if is_soon or units > self._book.free.get(name, 0):
+                self._room[name] -= units * count
+                self._soon[name] -= units * count
+
+    def _ask_for_devices(self, demand: ResourceSet, job: Job, queue: Queue | None) -> None:
+        """The amounts are free, but in pieces of several GPUs: asks back until the pieces make up what is needed."""
+        self._ask(self._sources({GPU: demand.units[GPU]}, job, queue) or {})
 
     # -- asking back -------------------------------------------------------------------------------
     def _ask_for(self, queue: Queue, demand: ResourceSet) -> bool:
@@ -204,8 +220,8 @@ class Division:
                 yield best
 
     def _can_give(self, queue: Queue, lacking: Units, taken: Taken, spare_new: bool) -> bool:
-        if queue.pending > 0 and not self._is_recent(queue):
-            return False  # it was asked already, and is slow to answer
+        if queue in self._served or (queue.pending > 0 and not self._is_recent(queue)):
+            return False  # it came before the one that asks; or was asked already, and is slow to answer
         if spare_new and queue.unproven and self._now_s - queue.lent_s < self._book.policy.grace_s:
             return False  # what it has just got would go first, unused
         kept = queue.blocked if queue.seated else 0
@@ -224,8 +240,9 @@ class Division:
 
 
 def _give(room: Units, queue: Queue) -> None:
+    """Adds what the queue is to give back, but for seats whose calls wait: for what they wait for nobody knows."""
     cpu, other = queue.held_at_target()
-    add(room, queue.shape, queue.held_cpu - cpu, queue.held_other - other)
+    add(room, queue.shape, queue.held_cpu - cpu, max(0, queue.held_other - other - queue.blocked))
 
 
 def _subtract(room: Units, demand: ResourceSet, times: int) -> None:

@@ -83,6 +83,7 @@ class SimulatedNode:
         self.infeasible: list[ev.ReportActorInfeasible | ev.ReportQueueInfeasible] = []
         self.events = 0
         self.most_workers = 0
+        self._at_once = 0  # steps since time has passed
         self._numbers = itertools.count(1)
         self._agenda: list[tuple[float, int, Callable[[], None]]] = []
         self.tell(ev.Tick())
@@ -97,8 +98,11 @@ class SimulatedNode:
         """Lets time pass until the condition holds; fails after `limit_s` of it."""
         end_s = self.now_s + limit_s
         while not until():
+            before_s = self.now_s
             self.now_s, _, action = heapq.heappop(self._agenda)
             assert self.now_s <= end_s, "it did not come about in time"
+            self._at_once = self._at_once + 1 if self.now_s == before_s else 0
+            assert self._at_once < 1000, "the scheduler and the node go round in circles"
             action()
             self._check()
 
