@@ -1,5 +1,6 @@
 """Tasks, actors and shared objects: plain functions and classes that run in other processes of the machine."""
 
+from actorflow import util
 from actorflow.client import aio
 from actorflow.client.actor_class import ActorClass, method
 from actorflow.client.aio import as_completed, gather
@@ -58,6 +59,7 @@ __all__ = [
     "as_completed",
     "aio",
     "ObjectRef",
+    "util",
     # looking inside
     "nodes",
     "cluster_resources",

@@ -10,15 +10,14 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from actorflow import _hot, errors
+from actorflow import _hot, errors, ids
 
 _capturing = threading.local()
 
 
 def hex_name(held: _hot.Hold) -> str:
     """The id of a block on its node, as hexadecimal text."""
-    offset, generation = held.name
-    return f"{offset:012x}{generation:08x}"
+    return ids.hex_of(held.name)
 
 
 def reduce(held: _hot.Hold) -> tuple[Any, ...]:
@@ -38,7 +37,7 @@ def revive(node_id: bytes, name: tuple[int, int], kind: str) -> _hot.Hold:
             reason = "nobody held it any more when its plain pickle was loaded"
     else:
         reason = f"it belongs to node {node_id.hex()}, this process to node {_hot.identity()[0].hex()}"
-    raise errors.ObjectLostError(object_id=f"{name[0]:012x}{name[1]:08x}", reason=reason)
+    raise errors.ObjectLostError(object_id=ids.hex_of(name), reason=reason)
 
 
 def capture(dump: Callable[[], bytes]) -> tuple[bytes, list[_hot.Hold]]:

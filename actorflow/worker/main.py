@@ -69,6 +69,8 @@ class Worker:
             self._runner.close()
 
     def _next_order(self) -> bool:
+        if not _hot.node_alive():  # its call to wake up may have come before this worker slept
+            return False
         call = _hot.take(self._commands, IDLE_S, False)
         if call is None:
             self._functions.forget_stale()
