@@ -236,10 +236,9 @@ static void room_tell(struct af_client *client, struct af_lane *lane, uint64_t t
   af_ring(client, atomic_exchange_explicit(&lane->room_watch, 0, memory_order_acq_rel));
 }
 
-void af_lane_advance(struct af_client *client, af_off lane) {
+void af_lane_advance(struct af_client *client, af_off lane, af_off cell) {
   struct af_lane *from = lane_at(client, lane);
   uint64_t taken = atomic_load_explicit(&from->taken, memory_order_relaxed);
-  af_off cell = af_lane_head(client, lane);
   atomic_store_explicit(&from->taken, taken + 1, memory_order_release);
   AF_POINT(client, 632);
   af_block_drop(client, cell);

@@ -154,8 +154,9 @@ void af_mailbox_return(struct af_client *client) {
 
 void af_mailbox_returned(struct af_client *client, struct af_mailbox *mailbox) {
   uint64_t own = client->slot_index + 1u;
-  atomic_compare_exchange_strong_explicit(&mailbox->spinner, &own, 0, memory_order_seq_cst,
-                                          memory_order_relaxed); /* SYNC POINT mail */
+  if (atomic_load_explicit(&mailbox->spinner, memory_order_relaxed) == own)
+    atomic_compare_exchange_strong_explicit(&mailbox->spinner, &own, 0, memory_order_seq_cst,
+                                            memory_order_relaxed); /* SYNC POINT mail */
 }
 
 /* Another reader that executes will be back, or a push wakes a sleeper: with both spinning there would be more awake

@@ -154,8 +154,8 @@ bool af_mailbox_may_take(const struct af_client *client, af_off mailbox);
 /* Between reader.c, lane.c, capacity.c and mailbox.c. The lane functions: for the reader that holds the lock. */
 /* The lane's next call, or 0 when it has none. */
 af_off af_lane_head(struct af_client *client, af_off lane);
-/* Steps over the head (there is one): drops the lane's count of it, frees a chunk that is through, tells a writer that waits. */
-void af_lane_advance(struct af_client *client, af_off lane);
+/* Steps over the head `cell`: drops the lane's count of it, frees a chunk that is through, tells a writer that waits. */
+void af_lane_advance(struct af_client *client, af_off lane, af_off cell);
 /* SHARED: one more, one less that executes; marked in the own slot. False: as many as allowed already. */
 bool af_capacity_take(struct af_client *client, struct af_mailbox *mailbox);
 void af_capacity_give(struct af_client *client, struct af_mailbox *mailbox);

@@ -86,23 +86,6 @@ static int call_start(struct af_client *client, af_off cell, uint32_t *hold) {
   return AF_EMPTY;
 }
 
-/* The bit is cleared first and the reason looked at again: who makes it untrue sets the bit after that. */
-static bool lane_rests(struct af_client *client, struct af_lane_page *page, uint32_t bit, af_off lane) {
-  struct af_lane *of = AF_AT(client, struct af_lane, lane);
-  af_off head = af_lane_head(client, lane);
-  if (head != 0 && af_cell_phase(client, head) != AF_WAITING)
-    return false;
-  atomic_fetch_and_explicit(&page->mail, ~(1ull << bit), memory_order_seq_cst); /* SYNC POINT lane-rest */
-  AF_POINT(client, 654);
-  bool rests = head == 0 ? atomic_load_explicit(&of->pushed, memory_order_seq_cst) ==
-                               atomic_load_explicit(&of->taken, memory_order_relaxed)
-                         : (atomic_load_explicit(&cell_at(client, head)->state, memory_order_seq_cst) & 0xff) ==
-                               AF_WAITING;
-  if (!rests)
-    atomic_fetch_or_explicit(&page->mail, 1ull << bit, memory_order_seq_cst);
-  return rests;
-}
-
 /* Its writer is gone: once empty it is taken off the table. The bit is clear already, so that the place can be used
  * by the next lane at once. */
 static void lane_retire(struct af_client *client, struct af_lane_page *page, uint32_t bit, af_off lane) {
@@ -114,27 +97,47 @@ static void lane_retire(struct af_client *client, struct af_lane_page *page, uin
   af_block_drop(client, lane);
 }
 
+/* Nothing can be taken from it: it is empty, or its head waits. The bit is cleared first and the reason looked at
+ * again: who makes it untrue sets the bit after that. */
+static void lane_rest(struct af_client *client, const struct pick *pick, af_off lane, af_off head) {
+  struct af_lane *of = AF_AT(client, struct af_lane, lane);
+  uint64_t bit = 1ull << pick->bit;
+  atomic_fetch_and_explicit(&pick->page->mail, ~bit, memory_order_seq_cst); /* SYNC POINT lane-rest */
+  AF_POINT(client, 654);
+  bool rests = head == 0 ? atomic_load_explicit(&of->pushed, memory_order_seq_cst) ==
+                               atomic_load_explicit(&of->taken, memory_order_relaxed)
+                         : (atomic_load_explicit(&cell_at(client, head)->state, memory_order_seq_cst) &
+                            AF_STATE_PHASE) == AF_WAITING;
+  if (!rests)
+    atomic_fetch_or_explicit(&pick->page->mail, bit, memory_order_seq_cst);
+  else if (head == 0)
+    lane_retire(client, pick->page, pick->bit, lane);
+}
+
+/* A bit without a lane: it was set for one that is gone. A new one may come to the place just now. */
+static void place_rest(const struct pick *pick) {
+  uint64_t bit = 1ull << pick->bit;
+  atomic_fetch_and_explicit(&pick->page->mail, ~bit, memory_order_seq_cst);
+  if (atomic_load_explicit(&pick->page->lanes[pick->bit], memory_order_seq_cst) != 0)
+    atomic_fetch_or_explicit(&pick->page->mail, bit, memory_order_seq_cst);
+}
+
 /* AF_EMPTY: nothing there after all (what was in the way is gone: look again). */
 static int take_lane(struct af_client *client, struct af_mailbox *mailbox, const struct pick *pick, af_off *cell,
                      uint32_t *hold) {
   af_off lane = atomic_load_explicit(&pick->page->lanes[pick->bit], memory_order_acquire);
   if (lane == 0) {
-    atomic_fetch_and_explicit(&pick->page->mail, ~(1ull << pick->bit), memory_order_relaxed);
-    lane = atomic_load_explicit(&pick->page->lanes[pick->bit], memory_order_seq_cst);
-    if (lane != 0)
-      atomic_fetch_or_explicit(&pick->page->mail, 1ull << pick->bit, memory_order_seq_cst);
-    return AF_EMPTY;
-  }
-  if (lane_rests(client, pick->page, pick->bit, lane)) {
-    lane_retire(client, pick->page, pick->bit, lane);
+    place_rest(pick);
     return AF_EMPTY;
   }
   *cell = af_lane_head(client, lane);
-  if (*cell == 0 || af_cell_phase(client, *cell) == AF_WAITING) /* pushed just now: lane_rests is to see it */
+  if (*cell == 0 || af_cell_phase(client, *cell) == AF_WAITING) {
+    lane_rest(client, pick, lane, *cell);
     return AF_EMPTY;
+  }
   int status = call_start(client, *cell, hold);
   if (status != AF_FULL)
-    af_lane_advance(client, lane);
+    af_lane_advance(client, lane, *cell);
   mailbox->turn = pick->index + 1;
   mailbox->queue_turn = 0;
   return status;
@@ -214,7 +217,7 @@ static void lane_drain(struct af_client *client, struct af_mailbox *mailbox, af_
   while ((cell = af_lane_head(client, lane)) != 0) {
     settle_unread(client, mailbox, cell);
     AF_POINT(client, 659);
-    af_lane_advance(client, lane);
+    af_lane_advance(client, lane, cell);
   }
   struct af_lane *of = AF_AT(client, struct af_lane, lane);
   if (atomic_exchange_explicit(&of->room, 0, memory_order_seq_cst) != 0)
