@@ -23,6 +23,7 @@ from actorflow import _hot, config
 from actorflow.client import runtime
 from actorflow.worker import settling
 from actorflow.worker.actor import host
+from actorflow.worker.devices import Devices
 from actorflow.worker.executor_async import TASKS_AT_ONCE, AsyncExecutor
 from actorflow.worker.executor_sync import IDLE_S, SyncExecutor
 from actorflow.worker.functions import Body, Functions
@@ -58,6 +59,7 @@ class Worker:
     def __init__(self, commands: _hot.Hold) -> None:
         self._commands = commands
         self._functions = Functions()
+        self._devices = Devices()
         self._runtime: runtime.Runtime | None = None
         self._runner: asyncio.Runner | None = None
 
@@ -82,7 +84,7 @@ class Worker:
         if do == "exit":
             return False
         session = self._join_job(order["job"])
-        _show_gpus(order.get("gpus", ()))
+        self._devices.show(order.get("gpus", ()))
         if do == "serve":
             self._serve(session, references[0])
             return True
@@ -123,9 +125,3 @@ class Worker:
             await AsyncExecutor(queue, self._functions.of, TASKS_AT_ONCE).serve_queue(call, body)
 
         self._runner.run(serve())
-
-
-def _show_gpus(share: Any) -> None:
-    """Lets this process see the devices that it was given, where it was given some."""
-    if share:
-        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(str(device) for device, _ in share)

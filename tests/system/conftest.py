@@ -35,8 +35,8 @@ def loop_of_uvloop() -> None:
 
 @pytest.fixture(scope="module")
 def runtime() -> Iterator[af.Runtime]:
-    """A private node with four CPUs, for all tests of a module; its books are checked at the end."""
-    with af.init(num_cpus=4, object_store_memory=STORE_BYTES) as started:
+    """A private node with four CPUs and two GPUs, for a module's tests; its books are checked at the end."""
+    with af.init(num_cpus=4, num_gpus=2, object_store_memory=STORE_BYTES) as started:
         yield started
         gc.collect()
         audit = Store(_hot.client_address()).audit()

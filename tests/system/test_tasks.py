@@ -194,6 +194,33 @@ def test_cpus_of_running_tasks_are_taken() -> None:
     af.get(ref)
 
 
+def test_gpus_are_assigned_to_tasks_and_actors() -> None:
+    gate = bodies.Gate.remote()
+
+    @af.remote(num_cpus=0, num_gpus=1)
+    def devices(gate: Any) -> str:
+        af.get(gate.pass_through.remote())
+        return os.environ["CUDA_VISIBLE_DEVICES"]
+
+    @af.remote(num_cpus=0, num_gpus=0.5)
+    class Half:
+        def devices(self) -> str:
+            return os.environ["CUDA_VISIBLE_DEVICES"]
+
+    @af.remote
+    def none() -> str | None:
+        return os.environ.get("CUDA_VISIBLE_DEVICES")
+
+    refs = [devices.remote(gate) for _ in range(2)]
+    af.get(gate.arrived.remote(2))
+    assert af.get(none.remote()) == os.environ.get("CUDA_VISIBLE_DEVICES")
+    af.get(gate.open.remote())
+    assert sorted(af.get(refs)) == ["0", "1"]
+    halves = [Half.remote() for _ in range(2)]
+    first, second = af.get([half.devices.remote() for half in halves])
+    assert first == second, "fractions share one device"
+
+
 def test_refs_can_be_returned_and_passed_on() -> None:
     @af.remote
     def make() -> Any:
