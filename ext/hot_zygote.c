@@ -158,8 +158,10 @@ static PyObject *serve_zygote(PyObject *module, PyObject *args) {
   sigprocmask(SIG_BLOCK, &set, NULL);
   zygote.signals = signalfd(-1, &set, SFD_NONBLOCK | SFD_CLOEXEC);
   if (zygote.signals < 0) return PyErr_SetFromErrno(PyExc_OSError);
+  PyOS_BeforeFork(); /* once for all forks: each child undoes it, and here it is undone at the end */
   if (zygote_loop(&zygote, &order) == 1)
     return Py_BuildValue("(II(KI))", order.slot, order.epoch, (unsigned long long)order.commands, order.commands_generation);
+  PyOS_AfterFork_Parent();
   close(zygote.signals);
   free(zygote.children);
   Py_RETURN_NONE;

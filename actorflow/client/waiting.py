@@ -405,8 +405,8 @@ class LoopPort:
     def release(self) -> None:
         """Gives back what is the system's, once nobody can wait any more."""
         self._closed = True
+        self._socket.close()  # first: the board's next user takes its address
         self._board.close()
-        self._socket.close()
 
     def _require_loop(self) -> asyncio.AbstractEventLoop:
         loop = self.loop()
