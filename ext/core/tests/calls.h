@@ -117,4 +117,47 @@ static inline af_off error_make(struct af_client *client, uint32_t *hold) {
   CHECK_OK(af_hold_record(client, error, hold));
   return error;
 }
+
+static inline void mailbox_make(struct af_client *node, uint8_t flags, uint32_t credit, af_off *mailbox, uint32_t *hold) {
+  CHECK_OK(af_mailbox_create(node, flags, 0, credit, mailbox));
+  CHECK_OK(af_hold_record(node, *mailbox, hold));
+}
+
+static inline void nothing_to_take(struct af_client *client, af_off mailbox) {
+  af_off cell;
+  uint32_t hold;
+  int status = af_mailbox_take(client, mailbox, &cell, &hold);
+  CHECK(status == AF_EMPTY, "take gave %d", status);
+}
+
+/* Sends without keeping the reference. */
+static inline void send_only(struct af_client *client, af_off lane, uint64_t number) {
+  af_off cell;
+  uint32_t hold;
+  CHECK_OK(call_send(client, lane, number, &cell, &hold));
+  af_hold_drop(client, hold);
+}
+
+/* A node with a mailbox and one lane to it. */
+struct fixture {
+  struct af_client node;
+  af_off mailbox, lane, error;
+  uint32_t mailbox_hold, error_hold;
+};
+
+static inline void fixture_make(struct fixture *fixture, uint8_t flags) {
+  segment_make(&fixture->node, 64 * MIB, 8 * MIB, 0);
+  CHECK_OK(af_mailbox_create(&fixture->node, flags, 0, 100000, &fixture->mailbox));
+  CHECK_OK(af_hold_record(&fixture->node, fixture->mailbox, &fixture->mailbox_hold));
+  CHECK_OK(af_lane_open(&fixture->node, fixture->mailbox, 0, &fixture->lane));
+  fixture->error = error_make(&fixture->node, &fixture->error_hold);
+}
+
+/* Everything that the test did not drop itself is a leak. */
+static inline void fixture_end(struct fixture *fixture) {
+  af_hold_drop(&fixture->node, fixture->error_hold);
+  af_hold_drop(&fixture->node, fixture->mailbox_hold);
+  audit_clean(&fixture->node, 0);
+  af_segment_unmap(&fixture->node);
+}
 #endif

@@ -3,28 +3,6 @@
 
 #include <sched.h>
 
-struct fixture {
-  struct af_client node;
-  af_off mailbox, lane, error;
-  uint32_t mailbox_hold, error_hold;
-};
-
-static void fixture_make(struct fixture *fixture, uint8_t flags) {
-  segment_make(&fixture->node, 64 * MIB, 8 * MIB, 0);
-  CHECK_OK(af_mailbox_create(&fixture->node, flags, 0, 100000, &fixture->mailbox));
-  CHECK_OK(af_hold_record(&fixture->node, fixture->mailbox, &fixture->mailbox_hold));
-  CHECK_OK(af_lane_open(&fixture->node, fixture->mailbox, 0, &fixture->lane));
-  fixture->error = error_make(&fixture->node, &fixture->error_hold);
-}
-
-/* Everything that the test did not drop itself is a leak. */
-static void fixture_end(struct fixture *fixture) {
-  af_hold_drop(&fixture->node, fixture->error_hold);
-  af_hold_drop(&fixture->node, fixture->mailbox_hold);
-  audit_clean(&fixture->node, 0);
-  af_segment_unmap(&fixture->node);
-}
-
 static af_off expected_make(struct af_client *client, uint32_t *hold) {
   af_off cell;
   CHECK_OK(af_cell_expected_create(client, CALL_RESERVE, &cell));

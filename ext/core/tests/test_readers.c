@@ -1,0 +1,237 @@
+/* test_readers.c - several readers of a mailbox: each call once, capacity, waking. */
+#include "calls.h"
+
+/* ---- several readers ---- */
+
+struct crowd {
+  struct af_client *node;
+  af_off mailbox;
+  uint32_t calls;             /* of each caller */
+  _Atomic uint32_t *executed; /* by number */
+  _Atomic uint32_t callers;   /* that have not ended */
+};
+struct member { struct crowd *crowd; uint32_t index; bool own_mapping; };
+
+static void member_attach(struct member *member, struct af_client *client) {
+  if (member->own_mapping)
+    client_attach(member->crowd->node, client);
+  else
+    client_share(member->crowd->node, client);
+}
+
+static void *crowd_read(void *argument) {
+  struct member *member = argument;
+  struct crowd *crowd = member->crowd;
+  struct af_client client;
+  af_off cell;
+  uint32_t hold;
+  member_attach(member, &client);
+  af_mailbox_join(&client, crowd->mailbox);
+  while (take_wait(&client, crowd->mailbox, member->index % 2 ? 20000 : 0, &cell, &hold) == AF_OK) {
+    uint64_t number = call_number(&client, cell);
+    atomic_fetch_add(&crowd->executed[number], 1);
+    CHECK_OK(call_answer(&client, cell, hold, number + 1));
+    af_mailbox_task_done(&client);
+  }
+  af_mailbox_leave(&client, crowd->mailbox);
+  if (!member->own_mapping)
+    client_unshare(&client);
+  else
+    client_detach(&client);
+  return NULL;
+}
+
+static void *crowd_call(void *argument) {
+  struct member *member = argument;
+  struct crowd *crowd = member->crowd;
+  struct af_client client;
+  af_off lane, cells[50];
+  uint32_t holds[50];
+  uint64_t base = (uint64_t)member->index * crowd->calls;
+  member_attach(member, &client);
+  CHECK_OK(af_lane_open(&client, crowd->mailbox, (uint16_t)(member->index % 3), &lane));
+  for (uint32_t i = 0; i < crowd->calls + 50; i++) {
+    if (i >= 50) {
+      result_wait(&client, cells[i % 50], 5000);
+      CHECK(call_result(&client, cells[i % 50]) == base + i - 50 + 1, "its own answer");
+      af_hold_drop(&client, holds[i % 50]);
+    }
+    if (i < crowd->calls)
+      CHECK_OK(call_send(&client, lane, base + i, &cells[i % 50], &holds[i % 50]));
+  }
+  af_lane_close(&client, lane);
+  if (!member->own_mapping)
+    client_unshare(&client);
+  else
+    client_detach(&client);
+  return NULL;
+}
+
+#define CROWD 4u
+
+static void crowd_check(struct crowd *crowd, uint32_t mailbox_hold) {
+  struct af_mailbox_facts facts;
+  for (uint32_t i = 0; i < CROWD * crowd->calls; i++)
+    CHECK(crowd->executed[i] == 1, "call %u was executed %u times", i, crowd->executed[i]);
+  af_mailbox_facts(crowd->node, crowd->mailbox, &facts);
+  CHECK(facts.active == 0 && facts.readers == 0 && facts.blocked == 0 && facts.depth == 0, "active %u, readers %u",
+        facts.active, facts.readers);
+  af_hold_drop(crowd->node, mailbox_hold);
+  audit_clean(crowd->node, 0);
+}
+
+static void test_readers_in_threads(void) {
+  struct af_client node;
+  struct crowd crowd = {&node, 0, ROUNDS(20000), NULL, CROWD};
+  struct member members[2 * CROWD];
+  pthread_t threads[2 * CROWD];
+  uint32_t hold;
+  segment_make(&node, 64 * MIB, 8 * MIB, 0);
+  mailbox_make(&node, AF_MAILBOX_SHARED, 60, &crowd.mailbox, &hold);
+  af_mailbox_allow(&node, crowd.mailbox, CROWD);
+  crowd.executed = calloc(CROWD * crowd.calls, sizeof *crowd.executed);
+  for (uint32_t i = 0; i < 2 * CROWD; i++) {
+    members[i] = (struct member){&crowd, i % CROWD, false};
+    pthread_create(&threads[i], NULL, i < CROWD ? crowd_call : crowd_read, &members[i]);
+  }
+  for (uint32_t i = 0; i < CROWD; i++)
+    pthread_join(threads[i], NULL);
+  CHECK_OK(af_mailbox_close(&node, crowd.mailbox, 0, 0));
+  for (uint32_t i = CROWD; i < 2 * CROWD; i++)
+    pthread_join(threads[i], NULL);
+  crowd_check(&crowd, hold);
+  free(crowd.executed);
+  af_segment_unmap(&node);
+}
+
+static void test_readers_in_processes(void) {
+  struct af_client node;
+  struct crowd crowd = {&node, 0, ROUNDS(20000), NULL, CROWD};
+  struct member members[2 * CROWD];
+  pid_t children[2 * CROWD];
+  uint32_t hold;
+  segment_make(&node, 64 * MIB, 8 * MIB, 0);
+  mailbox_make(&node, AF_MAILBOX_SHARED, 60, &crowd.mailbox, &hold);
+  af_mailbox_allow(&node, crowd.mailbox, 2);
+  crowd.executed = shared_memory(CROWD * crowd.calls * sizeof *crowd.executed);
+  for (uint32_t i = 0; i < 2 * CROWD; i++) {
+    members[i] = (struct member){&crowd, i % CROWD, true};
+    if ((children[i] = child_fork()) == 0) {
+      (i < CROWD ? crowd_call : crowd_read)(&members[i]);
+      _exit(0);
+    }
+  }
+  for (uint32_t i = 0; i < CROWD; i++)
+    child_join(children[i]);
+  CHECK_OK(af_mailbox_close(&node, crowd.mailbox, 0, 0));
+  for (uint32_t i = CROWD; i < 2 * CROWD; i++)
+    child_join(children[i]);
+  crowd_check(&crowd, hold);
+  af_segment_unmap(&node);
+}
+
+/* ---- capacity ---- */
+
+static uint32_t active(struct af_client *client, af_off mailbox) {
+  struct af_mailbox_facts facts;
+  af_mailbox_facts(client, mailbox, &facts);
+  return facts.active;
+}
+
+static void test_capacity(void) {
+  struct af_client node, readers[3];
+  af_off mailbox, lane, cells[3], board;
+  uint32_t hold, holds[3], token;
+  uint8_t index;
+  segment_make(&node, 8 * MIB, MIB, 0);
+  mailbox_make(&node, AF_MAILBOX_SHARED, 100, &mailbox, &hold);
+  CHECK_OK(af_lane_open(&node, mailbox, 0, &lane));
+  CHECK_OK(af_board_create(&node, &index, &board));
+  for (uint32_t i = 0; i < 6; i++)
+    send_only(&node, lane, i);
+  for (int i = 0; i < 3; i++) {
+    client_attach(&node, &readers[i]);
+    af_mailbox_join(&readers[i], mailbox);
+  }
+  nothing_to_take(&readers[0], mailbox); /* nothing is allowed yet */
+  CHECK(af_mailbox_allow(&node, mailbox, 1) == 1, "allowed");
+  CHECK_OK(af_mailbox_take(&readers[0], mailbox, &cells[0], &holds[0]));
+  nothing_to_take(&readers[1], mailbox);
+  af_mailbox_block(&readers[0]); /* waits inside its call: another may */
+  CHECK(active(&node, mailbox) == 0, "given back");
+  CHECK_OK(af_mailbox_take(&readers[1], mailbox, &cells[1], &holds[1]));
+  nothing_to_take(&readers[2], mailbox);
+  af_mailbox_unblock(&readers[0]);
+  CHECK(active(&node, mailbox) == 2, "goes on beyond what is allowed");
+  CHECK(af_mailbox_allow(&node, mailbox, 0) == 2, "no lower than what executes");
+  CHECK(af_mailbox_allow(&node, mailbox, 3) == 3, "raised");
+  CHECK_OK(af_mailbox_take(&readers[2], mailbox, &cells[2], &holds[2]));
+  for (int i = 0; i < 3; i++) {
+    CHECK_OK(call_answer(&readers[i], cells[i], holds[i], 0));
+    af_mailbox_task_done(&readers[i]);
+    af_mailbox_task_done(&readers[i]); /* once a task */
+  }
+  CHECK(active(&node, mailbox) == 0, "all done");
+  /* nobody to wake: the node's bell rings once */
+  atomic_store(&mailbox_of(&node, mailbox)->node_bell, af_watch_make(0, node.epoch, index, 5));
+  send_only(&node, lane, 7);
+  CHECK(af_board_take(&node, index, &token, 1, false) == 1 && token == 5, "rung");
+  send_only(&node, lane, 8);
+  CHECK(af_board_take(&node, index, &token, 1, false) == 0, "once");
+  for (int i = 0; i < 3; i++) {
+    af_mailbox_leave(&readers[i], mailbox);
+    client_detach(&readers[i]);
+  }
+  af_hold_drop(&node, hold);
+  audit_clean(&node, 0);
+  af_segment_unmap(&node);
+}
+
+/* A reader that waits is woken by a push, by capacity, by another's block, whatever it is doing just then. */
+struct sleeper { struct af_client client; af_off mailbox; uint32_t calls; uint64_t spin_ns; };
+
+static void *sleep_and_serve(void *argument) {
+  struct sleeper *sleeper = argument;
+  af_off cell;
+  uint32_t hold;
+  for (uint32_t i = 0; i < sleeper->calls; i++) {
+    CHECK_OK(take_wait(&sleeper->client, sleeper->mailbox, sleeper->spin_ns, &cell, &hold));
+    CHECK_OK(call_answer(&sleeper->client, cell, hold, i));
+  }
+  return NULL;
+}
+
+static void test_wakes(void) {
+  struct af_client node;
+  af_off lane, cell;
+  uint32_t hold, call_hold;
+  segment_make(&node, 8 * MIB, MIB, 0);
+  for (uint64_t spin_ns = 0; spin_ns <= 10000; spin_ns += 5000) {
+    struct sleeper sleeper = {.calls = ROUNDS(3000), .spin_ns = spin_ns};
+    pthread_t thread;
+    client_share(&node, &sleeper.client);
+    mailbox_make(&node, AF_MAILBOX_ORDERED, 100, &sleeper.mailbox, &hold);
+    CHECK_OK(af_lane_open(&node, sleeper.mailbox, 0, &lane));
+    pthread_create(&thread, NULL, sleep_and_serve, &sleeper);
+    for (uint32_t i = 0; i < sleeper.calls; i++) {
+      CHECK_OK(call_send(&node, lane, i, &cell, &call_hold));
+      result_wait(&node, cell, i % 3 * 4000);
+      CHECK(call_result(&node, cell) == i, "answer");
+      af_hold_drop(&node, call_hold);
+    }
+    pthread_join(thread, NULL);
+    CHECK(mailbox_of(&node, sleeper.mailbox)->sleepers == 0, "nobody sleeps");
+    client_unshare(&sleeper.client);
+    af_hold_drop(&node, hold);
+  }
+  audit_clean(&node, 0);
+  af_segment_unmap(&node);
+}
+
+int main(void) {
+  RUN(test_readers_in_threads);
+  RUN(test_readers_in_processes);
+  RUN(test_capacity);
+  RUN(test_wakes);
+  return 0;
+}
