@@ -93,7 +93,10 @@ def test_the_nodes_death_is_told_by_whoever_knows(
         blocking.wait_some([ref], 1, None)
 
 
-def test_one_warning_where_a_loop_is_blocked(mailbox: _hot.Hold) -> None:
+def test_one_warning_where_a_loop_is_blocked(mailbox: _hot.Hold, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blocking, "_has_warned", False)  # other tests may have seen it, or have run a notebook
+    monkeypatch.delitem(sys.modules, "ipykernel", raising=False)
+
     async def main() -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
