@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 
 from actorflow.core.events import JobId, QueueId
 from actorflow.core.policy import Policy
-from actorflow.core.queues import Job, Queue, largest_part, most_units
+from actorflow.core.queues import NEVER_S, Job, Queue, largest_part, most_units
 from actorflow.core.resources import CPU, GPU, ONE, GpuDevices, GpuShare, ResourceSet, Units, add
 from actorflow.errors import InternalError
 
@@ -105,6 +105,7 @@ class Book:
     def _lent(self, queue: Queue, count: int, now_s: float) -> None:
         if count:
             queue.unproven, queue.lent_s = min(queue.units, queue.unproven + count), now_s
+            queue.asked_s = NEVER_S
             self._turns += 1
             queue.turn = queue.job.turn = self._turns
             self.settle(queue)
@@ -132,6 +133,8 @@ class Book:
     def return_seat(self, queue: Queue, gpus: GpuShare) -> None:
         """A worker with a seat has left the queue or is gone."""
         self._return_seat(queue, gpus)
+        if gpus in queue.leaving:
+            queue.leaving.remove(gpus)
         queue.target = min(queue.target, queue.seats)
         queue.unproven = min(queue.unproven, queue.seats)
         self.settle(queue)
@@ -215,7 +218,9 @@ class Book:
     def _validate_index(self, name: str, index: Queues, belongs: Callable[[Queue], bool]) -> None:
         expected = {id for id, queue in self.queues.items() if belongs(queue)}
         if index.keys() != expected:
-            raise InternalError(reason=f"the index {name} has {sorted(index)}, should have {sorted(expected)}")
+            raise InternalError(
+                reason=f"the index {name} has {sorted(index)}, should have {sorted(expected)}"
+            )
 
     def _validate_jobs(self, used: dict[JobId, Units]) -> None:
         for job in self.jobs.values():
@@ -231,4 +236,3 @@ def _keep(index: Queues, queue: Queue, belongs: bool) -> None:
         index[queue.id] = queue
     else:
         index.pop(queue.id, None)
-

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from actorflow.core.book import Book
 from actorflow.core.events import ActorId, ActorRequested, WorkerId
-from actorflow.core.queues import Job
+from actorflow.core.queues import NEVER_S, Job
 from actorflow.core.resources import GPU, GpuShare, ResourceSet, Units, add, why_never
 from actorflow.core.sharing import Division
 from actorflow.errors import InternalError
@@ -29,6 +29,7 @@ class Actor:
     to_run: ResourceSet
     demand: ResourceSet  # to be placed: the larger of to_place and to_run
     order: int
+    asked_s: float = NEVER_S
     bypassed: int = 0
     holds: ResourceSet | None = None  # None: waits
     gpus: GpuShare = ()
@@ -91,7 +92,7 @@ class Placing:
                 barriers.append((actor, frozenset(actor.demand.lacking(self._beside_actors))))
             elif head is None:
                 head = actor
-                division.set_aside(actor.demand, actor.job)
+                division.set_aside(actor.demand, actor)
 
     def _oldest_of_each(self) -> Iterator[Actor]:
         """The oldest of each line, oldest first; the next of a line when the one before it was placed."""

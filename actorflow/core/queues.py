@@ -53,9 +53,11 @@ class Queue:
     confirmed: bool = False  # the queue was observed after that
     seats: int = 0
     open_seats: list[GpuShare] = field(default_factory=list)  # those that no worker has yet
+    leaving: list[GpuShare] = field(default_factory=list)  # those whose workers were asked to leave
     lowered_s: float = NEVER_S  # when `target` was last lowered
     unproven: int = 0  # units lent and not yet seen in use: for `grace_s` not asked back
     lent_s: float = NEVER_S
+    asked_s: float = NEVER_S  # when something was last asked back for it, in vain so far
     turn: int = 0
     closing: bool = False
     # facts
@@ -72,7 +74,9 @@ class Queue:
     held_other: int = 0  # the same for the shape's other resources
     used_cpu: int = 0  # what counts as its job's use
     used_other: int = 0
-    level: float = 0.0  # its share among its job's queues: blocked calls count, so that children go before parents
+    level: float = (
+        0.0  # its share among its job's queues: blocked calls count, so that children go before parents
+    )
     # watching its workers
     look_due_s: float = NEVER_S  # no further look is asked for before then
     stuck_since_s: float = NEVER_S
@@ -112,11 +116,17 @@ class Queue:
         self.depth, self.active, self.blocked = facts.depth, facts.active, facts.blocked
         self.readers, self.observed_s = facts.readers, now_s
         self.least_idle = min(self.least_idle, self.idle)
-        self.allowed = self.written = facts.allowed
-        self.confirmed = self.asked_down_to is not None
-        if not self.seated:
-            self.target = min(self.target, self.allowed)
+        self._observe_allowed(facts.allowed)
         self.unproven = min(self.unproven, self.units)
+
+    def _observe_allowed(self, allowed: int) -> None:
+        """Only a lowering that was asked for makes it lower, and not below that: facts may be older than a raise."""
+        self.written = allowed
+        self.confirmed = self.asked_down_to is not None
+        if allowed > self.allowed:
+            self.allowed = allowed
+        elif self.asked_down_to is not None:
+            self.allowed = min(self.allowed, max(allowed, self.asked_down_to))
 
     def _prove(self, facts: QueueObserved) -> None:
         """Counts calls that were seen to start since the last look as use of what was lent."""

@@ -5,7 +5,7 @@ Whole numbers throughout, so that what is taken and given back any number of tim
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 ONE = 10_000  # ten-thousandths in one
 CPU = "CPU"
@@ -139,6 +139,22 @@ class GpuDevices:
 
     def __init__(self, count: int) -> None:
         self.loads = [0] * count  # ten-thousandths taken of each device
+
+    def has(self, units: int, coming: Iterable[GpuShare] = ()) -> bool:
+        """True if `take` would give devices for this amount, once what is coming has been given back."""
+        loads = list(self.loads)
+        for share in coming:
+            for device, load in share:
+                loads[device] -= load
+        if units < ONE:
+            return not units or any(load + units <= ONE for load in loads)
+        return loads.count(0) * ONE >= units
+
+    def lacking(self, units: int) -> int:
+        """What must be given back at least before `take` gives devices for this amount."""
+        if units < ONE:
+            return units - (ONE - min(self.loads))
+        return units - self.loads.count(0) * ONE
 
     def take(self, units: int) -> GpuShare | None:
         """Devices for an amount in ten-thousandths: () for 0, None when there are none free enough.

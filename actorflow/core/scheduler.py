@@ -285,9 +285,10 @@ class Scheduler:
         if loads != self._book.devices.loads or max(loads, default=0) > ONE:
             raise InternalError(reason=f"GPU loads are {loads}, the book says {self._book.devices.loads}")
         for worker in self._pool.workers.values():
-            if worker.state is WorkerState.HOSTING and worker.actor is not None:
-                if self._placing.actors[worker.actor].worker != worker.id:
-                    raise InternalError(reason=f"{worker} hosts an actor that has another")
+            if worker.state is not WorkerState.HOSTING or worker.actor is None:
+                continue
+            if self._placing.actors[worker.actor].worker != worker.id:
+                raise InternalError(reason=f"{worker} hosts an actor that has another")
 
     def _gpus_given(self) -> Iterator[tuple[int, int]]:
         for queue in self._book.queues.values():
@@ -298,4 +299,3 @@ class Scheduler:
                 yield from worker.gpus
         for actor, _ in self._placing.held():
             yield from actor.gpus
-

@@ -19,12 +19,22 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterable, Iterator
+from typing import Protocol
 
 from actorflow.core.book import Book
 from actorflow.core.queues import Job, Queue
 from actorflow.core.resources import GPU, ResourceSet, Units, add
 
 Taken = dict[Queue, int]
+
+
+class Asker(Protocol):
+    """A queue, or an actor to be placed. `asked_s`: when something was last asked back for it."""
+
+    job: Job
+    asked_s: float
+
+
 _ROUNDING = 1e-9  # shares are sums of fractions
 
 
@@ -39,6 +49,7 @@ class Division:
         self._claims: Taken = {}  # units set aside for a queue until they come back
         self._claimed_share: dict[Job, float] = {}
         self._served: set[Queue] = set()
+        self._asked: set[Asker] = set()
         self._refused: set[tuple[Job, bool, tuple[str, ...]]] = set()
         self.unserved: list[Queue] = []
         for queue in book.pending.values():
@@ -50,14 +61,11 @@ class Division:
         """True if the demand is free now, and not set aside for another."""
         return demand.fits(self._soon) and demand.fits(self._book.free)
 
-    def set_aside(self, demand: ResourceSet, job: Job) -> None:
+    def set_aside(self, demand: ResourceSet, actor: Asker) -> None:
         """Keeps room for an actor that does not fit now, before any queue is served; asks back what is missing."""
-        if demand.fits(self._book.free) and demand.fits(self._room):
-            self._ask_for_devices(demand, job, None)
+        if self._waits_for_devices(demand, actor):
             return
-        lacking = demand.lacking(self._soon)
-        if lacking:
-            self._ask(self._sources(lacking, job, None) or {})
+        self._ask_for(demand.lacking(self._soon), actor)
         if demand.fits(self._room):
             self._reserve(demand, 1)
 
@@ -99,18 +107,15 @@ class Division:
     def _serve_one(self, queue: Queue, alone: bool) -> bool:
         """Gives the queue a unit or sets one aside for it; more at once when nobody else is hungry."""
         demand = self._demand(queue)
+        if self._waits_for_devices(demand, queue):
+            return False
         count = demand.times_in(self._room, self._wants(queue) if alone or not demand else 1)
         if not count:
-            if not self._ask_for(queue, demand):
+            if not self._ask_for(demand.lacking(self._room), queue):
                 return False
             count = 1
-        if queue not in self._claims:
-            if self._lend(queue, demand, count):
-                return True
-            if demand.fits(self._book.free) and demand.fits(self._soon):
-                self._ask_for_devices(demand, queue.job, queue)
-                return False
-        self._claim(queue, demand, count)
+        if queue in self._claims or not self._lend(queue, demand, count):
+            self._claim(queue, demand, count)
         return True
 
     def _lend(self, queue: Queue, demand: ResourceSet, count: int) -> int:
@@ -127,9 +132,7 @@ class Division:
         return lent
 
     def _claim(self, queue: Queue, demand: ResourceSet, count: int) -> None:
-        lacking = demand.lacking(self._soon)
-        if lacking:
-            self._ask(self._sources(lacking, queue.job, queue) or {})
+        self._ask_for(demand.lacking(self._soon), queue)
         self._reserve(demand, count)
         self._claims[queue] = self._claims.get(queue, 0) + count
         share = self._claimed_share.get(queue.job, 0.0) + queue.part * count
@@ -143,31 +146,64 @@ class Division:
                 self._room[name] -= units * count
                 self._soon[name] -= units * count
 
-    def _ask_for_devices(self, demand: ResourceSet, job: Job, queue: Queue | None) -> None:
-        """The amounts are free, but in pieces of several GPUs: asks back until the pieces make up what is needed."""
-        self._ask(self._sources({GPU: demand.units[GPU]}, job, queue) or {})
+    def _waits_for_devices(self, demand: ResourceSet, asker: Asker) -> bool:
+        """True if GPUs must come first: what is free of them, in sum enough or not, lies in pieces on several.
+
+        They are asked back if all the rest could be had too, and kept if whole ones come; the rest is not yet.
+        """
+        units = demand.units.get(GPU, 0)
+        if self._book.devices.has(units):
+            return False
+        asked = False
+        if not self._devices_come(units, only_soon=True):
+            lacking = {**demand.lacking(self._soon), GPU: self._book.devices.lacking(units)}
+            asked = self._ask_for(lacking, asker, only=GPU)
+        if asked or self._devices_come(units, only_soon=False):
+            self._room[GPU] -= units
+            self._soon[GPU] -= units
+        return True
+
+    def _devices_come(self, units: int, only_soon: bool) -> bool:
+        """True if the devices of workers that were asked to leave make up this amount."""
+        coming = [
+            share
+            for queue in self._book.pending.values()
+            if not queue.blocked and (self._is_recent(queue) or not only_soon)
+            for share in queue.leaving
+        ]
+        return self._book.devices.has(units, coming)
 
     # -- asking back -------------------------------------------------------------------------------
-    def _ask_for(self, queue: Queue, demand: ResourceSet) -> bool:
-        """Asks back what the queue's next unit takes. False: nobody can or must give it."""
-        lacking = demand.lacking(self._room)
-        question = (queue.job, self._is_starved(queue), tuple(lacking))
+    def _ask_for(self, lacking: Units, asker: Asker, only: str | None = None) -> bool:
+        """Asks back what is lacking, or only one resource of it. False: nobody can or must give it, or not yet again.
+
+        Who asked, got nothing and asked again at once would go round in circles with those that gave in vain.
+        """
+        if not lacking or (
+            asker not in self._asked and self._now_s - asker.asked_s < self._book.policy.patience_s
+        ):
+            return False
+        queue = asker if isinstance(asker, Queue) else None
+        question = (asker.job, queue is None or self._is_starved(queue), tuple(lacking))
         if question in self._refused:
             return False
-        taken = self._sources(lacking, queue.job, queue)
+        taken = self._sources(lacking, asker.job, queue)
         if taken is None:
             self._refused.add(question)
             return False
-        self._ask(taken)
+        asker.asked_s = self._now_s
+        self._asked.add(asker)
+        for other, count in taken.items():
+            if only is None or only in other.shape.units:
+                self._take_from(other, count)
         return True
 
-    def _ask(self, taken: Taken) -> None:
-        for queue, count in taken.items():
-            cpu, other = queue.held_at_target()
-            self._book.lower(queue, count, self._now_s)
-            lower_cpu, lower_other = queue.held_at_target()
-            add(self._room, queue.shape, cpu - lower_cpu, other - lower_other)
-            add(self._soon, queue.shape, cpu - lower_cpu, other - lower_other)
+    def _take_from(self, queue: Queue, count: int) -> None:
+        cpu, other = queue.held_at_target()
+        self._book.lower(queue, count, self._now_s)
+        lower_cpu, lower_other = queue.held_at_target()
+        for room in (self._room, self._soon):
+            add(room, queue.shape, cpu - lower_cpu, other - lower_other)
 
     def _sources(self, lacking: Units, job: Job, queue: Queue | None) -> Taken | None:
         """Whom to ask for what is lacking, how many units each; None if it cannot be had. An actor has no queue."""
@@ -188,7 +224,9 @@ class Division:
 
     def _victim(self, lacking: Units, job: Job, queue: Queue | None, taken: Taken) -> Queue | None:
         """The queue that must give up its next unit, or None."""
-        jobs = sorted(self._book.jobs.values(), key=lambda other: self._share_left(other, taken), reverse=True)
+        jobs = sorted(
+            self._book.jobs.values(), key=lambda other: self._share_left(other, taken), reverse=True
+        )
         if queue is None:
             return next(self._heaviest(jobs, queue, lacking, taken, spare_new=True), None)
         share = job.share + self._claimed_share.get(job, 0.0)
@@ -214,7 +252,11 @@ class Division:
             best, best_level = None, -1.0
             for queue in job.queues.values():
                 level = queue.level - taken.get(queue, 0) * queue.part
-                if level > best_level and queue is not asking and self._can_give(queue, lacking, taken, spare_new):
+                if (
+                    level > best_level
+                    and queue is not asking
+                    and self._can_give(queue, lacking, taken, spare_new)
+                ):
                     best, best_level = queue, level
             if best is not None:
                 yield best

@@ -145,6 +145,8 @@ class Staffing:
         workers = list(self._pool.reading(queue.id).values())[::-1][:count]
         for worker in workers:
             self._pool.ask_to_leave(worker, now_s)
+            if queue.seated:
+                queue.leaving.append(worker.gpus)
             effects.append(LeaveQueue(worker.id))
         return len(workers)
 
