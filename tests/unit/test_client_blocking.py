@@ -94,7 +94,9 @@ def test_the_nodes_death_is_told_by_whoever_knows(
 
 
 def test_one_warning_where_a_loop_is_blocked(mailbox: _hot.Hold, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(blocking, "_has_warned", False)  # other tests may have seen it, or have run a notebook
+    monkeypatch.setattr(
+        blocking, "_has_warned", False
+    )  # other tests may have seen it, or have run a notebook
     monkeypatch.delitem(sys.modules, "ipykernel", raising=False)
 
     async def main() -> None:

@@ -13,6 +13,8 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+import pytest
+
 from actorflow.core import events as ev
 from actorflow.core.policy import Policy
 from actorflow.core.resources import ResourceSet, Units, add

@@ -57,7 +57,7 @@ class Program:
     def start_job(self) -> None:
         """A driver with some queues, one of which takes what children need: they must not need what parents keep."""
         job = self.node.job()
-        shapes = self.random.sample(SHAPES, self.random.randint(1, 4)) + [{"CPU": 1}]
+        shapes: list[dict[str, float]] = [*self.random.sample(SHAPES, self.random.randint(1, 4)), {"CPU": 1}]
         self.queues[job] = [
             self.node.queue(job, **shape) for shape in shapes if shape.get("CPU", 0) <= self.cpus
         ]
