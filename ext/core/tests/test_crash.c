@@ -1,7 +1,8 @@
 /* test_crash.c - a process ends, or is stopped, at every numbered point of the calls half; the calls of the others go on,
  * and after the settling none is lost, none was run twice, and the books agree.
  *
- * AF_CRASH_ROUNDS: how often each point is met (50, with the slower sanitizers 3). AF_CRASH_POINT: only this one. */
+ * AF_CRASH_ROUNDS: how often each point is met (50, with the slower sanitizers 3). AF_CRASH_POINT: only this one.
+ * AF_CRASH_SEED: another course of things. */
 #include "crash_world.h"
 
 #include "coroner.h"
@@ -246,7 +247,9 @@ static void victim_end(struct victim *victim) {
 
 static void victim_run(struct world *world, uint32_t slot, uint32_t epoch, int number, int signal, uint32_t seed,
                        uint32_t countdown) {
+  const char *course = getenv("AF_CRASH_SEED");
   struct victim victim = {.world = world, .random = 99 + seed * 131 + (uint32_t)number * 7};
+  victim.random += course == NULL ? 0 : strtoull(course, NULL, 0) << 32;
   victim.next_id = (seed + 1) * VICTIM_CALLS;
   victim.last_id = victim.next_id + VICTIM_CALLS - 1000;
   CHECK_OK(af_segment_map(&victim.client, dup(world->node.memfd)));
