@@ -4,9 +4,9 @@
  * produces: returns 2..n) -> DONE; CANCELLED = DONE with a cancellation as value. Each step is one CAS of `state`.
  * Guarantees: a result is written once and never changes; who sees DONE (acquire) sees the whole value; a process that
  * was declared dead (its STARTED was taken away) gets AF_FENCED and its answer is dropped.
- * Layout of the block: struct af_cell | references (af_off each, counted: arguments' cells, then refs nested in the
- * arguments, then return cells, function) | argument bytes. A small result overwrites references and arguments (these
- * are dropped first); one that does not fit is an AF_KIND_BYTES or AF_KIND_OBJECT block, owned through `value`.
+ * Layout of the block: struct af_cell | references (af_off each, counted: arguments' cells, then mailbox, refs nested in
+ * the arguments, function, last the return cells) | argument bytes. A small result overwrites references and arguments
+ * (these are dropped first); one that does not fit is an AF_KIND_BYTES or AF_KIND_OBJECT block, owned through `value`.
  * Who writes: the maker before it is pushed; then whoever STARTED it; `watch` and `followers` anyone by CAS.
  * Dependents: a call that is not ready follows ONE unfinished cell at a time (linked through its own block.next, one
  * hold counted for the list). Whoever completes that cell moves it on to its next unfinished argument, or makes it
@@ -77,7 +77,8 @@ static inline af_off af_entry_call(const struct af_client *client, af_off entry)
 void af_cell_on_its_way(struct af_client *client, af_off cell);
 
 /* Allocates a call with room for `references` and `bytes`, and for a result of at least `reserve` bytes.
- * Its phase is WAITING when arguments > 0 (af_cell_submit decides), else UNREAD. Count 1 (the caller's). */
+ * Count 1 (the caller's). The caller fills in references, arguments and so on (all 0), and if there are arguments, puts
+ * the mailbox among the references (counted): a call that waits keeps it alive. */
 int af_cell_create(struct af_client *client, uint32_t references, uint32_t bytes, uint32_t reserve, af_off *cell);
 static inline af_off *af_cell_references(const struct af_client *client, af_off cell);
 static inline af_off af_cell_followers(const struct af_client *client, af_off cell); /* first of the list */
@@ -85,7 +86,8 @@ static inline uint8_t *af_cell_bytes(const struct af_client *client, af_off cell
 /* Sends a filled call. Ready: pushed to `lane`, UNREAD. Not ready: ORDERED: pushed WAITING; else kept by the cell it
  * waits for. AF_FULL / AF_CLOSED: nothing happened, the caller still has it. */
 int af_cell_submit(struct af_client *client, af_off lane, af_off cell);
-/* A cell that is DONE from the start, or EXPECTED (returns 2..n). Value bytes are written by the caller before submit. */
+/* A cell that is DONE from the start (the caller writes references and bytes before others see it), or EXPECTED (returns
+ * 2..n). */
 int af_cell_value_create(struct af_client *client, uint32_t references, uint32_t bytes, af_off *cell);
 int af_cell_expected_create(struct af_client *client, uint32_t reserve, af_off *cell);
 

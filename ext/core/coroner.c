@@ -137,7 +137,7 @@ static void each_mailbox(struct af_client *node, mailbox_visit visit, void *cont
   uint32_t class_index = 0;
   while (af_class_bytes[class_index] < sizeof(struct af_mailbox))
     class_index++;
-  for (uint32_t i = 0; i < node->header->span_count; i++) {
+  for (uint32_t i = 0; i < af_span_top(node); i++) {
     struct af_span *span = af_span_at(node, i);
     uint64_t owner = atomic_load_explicit(&span->owner, memory_order_acquire);
     if (owner == 0 || af_span_class(owner) != class_index)

@@ -177,7 +177,7 @@ static void entry_advance(struct af_client *client, af_off entry) {
   struct af_cell *of = cell_at(client, call);
   const af_off *references = af_cell_references(client, call);
   uint32_t i = atomic_load_explicit(&of->next_argument, memory_order_relaxed);
-  for (; i < of->arguments; i++) {
+  for (; i < of->arguments && !af_cell_is_done(client, call); i++) { /* done: cancelled, it follows nothing any more */
     if (af_cell_is_done(client, references[i]))
       continue;
     atomic_store_explicit(&of->next_argument, i, memory_order_relaxed);
