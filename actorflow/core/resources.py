@@ -152,9 +152,8 @@ class GpuDevices:
 
     def lacking(self, units: int) -> int:
         """What must be given back at least before `take` gives devices for this amount."""
-        if units < ONE:
-            return units - (ONE - min(self.loads))
-        return units - self.loads.count(0) * ONE
+        loads = sorted(self.loads)
+        return units - (ONE - loads[0]) if units < ONE else sum(loads[: units // ONE])
 
     def take(self, units: int) -> GpuShare | None:
         """Devices for an amount in ten-thousandths: () for 0, None when there are none free enough.

@@ -177,6 +177,7 @@ class SimulatedNode:
                 queue.blocked -= work.is_blocked
                 queue.active -= not work.is_blocked
                 self._settled(work)
+            self._take_all(queue)
         if worker.actor is not None:
             self.actors.pop(worker.actor, None)
         del self.workers[worker.id]
@@ -289,6 +290,7 @@ class SimulatedNode:
         elif worker.must_leave and queue is not None and worker.id in queue.readers:
             del queue.readers[worker.id]
             worker.queue, worker.must_leave = None, False
+            self._take_all(queue)
             self.tell(ev.WorkerLeftQueue(worker.id))
         else:
             self._take(worker)
