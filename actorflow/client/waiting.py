@@ -147,7 +147,7 @@ class LoopPort:
         self._board = _hot.Board()
         self._waiting: dict[Any, int] = {}  # note (a future or a Note) -> token of its watch
         self._callbacks: dict[tuple[_hot.Reference, Callable[[Any], object]], list[_DoneCallback]] = {}
-        self._mailboxes: dict[_hot.Hold, int] = {}  # listened to or attended -> token
+        self._mailboxes: dict[_hot.Hold, tuple[int, Note]] = {}  # listened to or attended -> token, note
         self._untold: dict[Any, _hot.Reference] = {}  # notes for which the board had no token left
         self._polling = False  # a _turn is on its way
         self._armed = False  # ringers are to send a datagram
@@ -240,24 +240,27 @@ class LoopPort:
     # -- reading mailboxes
 
     def listen(self, mailbox: _hot.Hold, note: Note) -> None:
-        """Runs `note` after pushes to a mailbox that this loop reads: once for any number of them."""
-        self._mailboxes[mailbox] = self._board.listen(mailbox, note)
+        """Runs `note` after pushes to a mailbox that this loop reads: once for any number of them.
+
+        It also runs when the node has died, which it has to look at itself.
+        """
+        self._mailboxes[mailbox] = self._board.listen(mailbox, note), note
         self._start_listening()
 
     def attend(self, mailbox: _hot.Hold, note: Note) -> None:
         """Node: runs `note` once when a push finds no reader to wake; attend again after it ran."""
-        token = self._mailboxes.get(mailbox)
-        if token is None:
-            self._mailboxes[mailbox] = self._board.attend(mailbox, note)
+        attended = self._mailboxes.get(mailbox)
+        if attended is None:
+            self._mailboxes[mailbox] = self._board.attend(mailbox, note), note
             self._start_listening()
         else:
-            self._board.rearm(token)
+            self._board.rearm(attended[0])
 
     def ignore(self, mailbox: _hot.Hold) -> None:
         """Ends `listen` or `attend`."""
-        token = self._mailboxes.pop(mailbox, None)
-        if token is not None:
-            self._board.forget(token)
+        listened = self._mailboxes.pop(mailbox, None)
+        if listened is not None:
+            self._board.forget(listened[0])
 
     def _start_listening(self) -> None:
         self._set_timer(IDLE_LOOK_S)
@@ -363,6 +366,8 @@ class LoopPort:
         self._timer = None
         if not _hot.node_alive():
             self._fail(self.gone_error)
+            for _, note in list(self._mailboxes.values()):
+                note()
         else:
             notes = self._board.poll(True)
             if notes or self._untold:

@@ -46,6 +46,8 @@ class AsyncExecutor:
         self._take()
         while self._taking:
             self._changed.clear()
+            if not _hot.node_alive():
+                raise _hot.NodeGoneError("the node has ended")
             if facts()["abandoned"] and not self._tasks:
                 self._take()
                 self._taking = bool(self._tasks)

@@ -6,6 +6,7 @@ is waiting for the next; the threads stay, and of those that wait one is woken b
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable
 
@@ -41,6 +42,10 @@ class ThreadsExecutor:
         while self._run_next():
             pass
 
+    def _serve_beside(self) -> None:
+        with contextlib.suppress(_hot.NodeGoneError):  # the main thread is told as well
+            self._serve()
+
     def _run_next(self) -> bool:
         with self._lock:
             self._waiting += 1
@@ -61,7 +66,9 @@ class ThreadsExecutor:
         with self._lock:
             if self._waiting or len(self._threads) + 1 >= self._limit:
                 return
-            thread = threading.Thread(target=self._serve, name=f"actor-{len(self._threads) + 1}", daemon=True)
+            thread = threading.Thread(
+                target=self._serve_beside, name=f"actor-{len(self._threads) + 1}", daemon=True
+            )
             self._threads.append(thread)
         thread.start()
 

@@ -21,6 +21,7 @@ import uvloop
 
 from actorflow import _hot, config
 from actorflow.client import runtime
+from actorflow.errors import NodeDiedError
 from actorflow.worker import settling
 from actorflow.worker.actor import host
 from actorflow.worker.devices import Devices
@@ -37,7 +38,7 @@ def run(memfd: int, slot: int, epoch: int, commands: tuple[int, int], node_pidfd
     settling.begin()
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr] # what user code prints is read as it comes
     gc.enable()
-    with contextlib.suppress(_hot.NodeGoneError):
+    with contextlib.suppress(_hot.NodeGoneError, NodeDiedError):
         Worker(_hot.hold(commands, "mailbox")).obey()
     atexit._run_exitfuncs()
     _hot.detach()

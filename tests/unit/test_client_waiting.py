@@ -308,6 +308,19 @@ def test_a_listener_is_told_of_pushes(runner: asyncio.Runner) -> None:
     runner.run(main())
 
 
+def test_a_listener_is_told_of_the_nodes_death(
+    runner: asyncio.Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        told = asyncio.Event()
+        current_port().listen(Place().mailbox, told.set)
+        monkeypatch.setattr(_hot, "node_alive", lambda: False)
+        await asyncio.wait_for(told.wait(), DEADLINE_S)
+
+    monkeypatch.setattr(waiting, "IDLE_LOOK_S", 0.001)
+    runner.run(main())
+
+
 def test_the_node_attends_a_queue_again_and_again(runner: asyncio.Runner) -> None:
     async def main() -> None:
         mailbox, port = _hot.make_mailbox(_hot.SHARED, 0, 100), current_port()
