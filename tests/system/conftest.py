@@ -22,7 +22,8 @@ from actorflow.client import waiting
 from actorflow.shm.store import Store
 from tests.conftest import facts, wait_until
 
-CLEAN_DEADLINE_S = 45.0  # a forked child that was killed before its first instruction keeps its holds for 30 s
+# A forked child that was killed before its first instruction keeps its holds for 30 s.
+CLEAN_DEADLINE_S = 45.0
 STORE_BYTES = 256 * 1024 * 1024
 
 
