@@ -15,6 +15,7 @@ something as soon as what it needs falls free, and in its turn where others want
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -29,6 +30,8 @@ from actorflow.core.sharing import Division
 from actorflow.core.staffing import Staffing
 from actorflow.core.workers import Worker, WorkerPool, WorkerState
 from actorflow.errors import InternalError
+
+_LOOKS_AT_ONCE = 8  # a look costs 10 us; each 100 ms the node looks at every queue anyway
 
 
 class Scheduler:
@@ -224,11 +227,13 @@ class Scheduler:
         if self._now_s < self._look_again_s:
             return
         self._look_again_s = self._now_s + self._policy.patience_s
-        others = False
-        for queue in self._book.queues.values():
-            if queue is not unserved and (queue.units or queue.active):
-                others = True
-                self._staffing.look_now(queue, self._now_s, self._effects)
+        others = [
+            queue
+            for queue in self._book.queues.values()
+            if queue is not unserved and (queue.units or queue.active)
+        ]
+        for queue in heapq.nsmallest(_LOOKS_AT_ONCE, others, key=lambda queue: queue.observed_s):
+            self._staffing.look_now(queue, self._now_s, self._effects)
         if others:
             self._effects.append(ev.LookAt(unserved.id, self._policy.look_after_s))
 

@@ -18,6 +18,7 @@ as well. When something comes back, whoever is first in the order at that time g
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Iterable, Iterator
 from typing import Protocol
 
@@ -50,7 +51,8 @@ class Division:
         self._claimed_share: dict[Job, float] = {}
         self._served: set[Queue] = set()
         self._asked: set[Asker] = set()
-        self._refused: set[tuple[Job, bool, tuple[str, ...]]] = set()
+        self._refused: dict[tuple[Job, bool, tuple[str, ...]], float] = {}  # the least part that was refused
+        self._top_share = max((job.share for job in book.jobs.values()), default=0.0)
         self.unserved: list[Queue] = []
         for queue in book.pending.values():
             _give(self._room, queue)
@@ -76,26 +78,29 @@ class Division:
 
     def serve(self) -> None:
         """Serves the hungry queues. Those that still could use more are `unserved` after it, in their order."""
-        heap = [(self._key(queue), queue.id, queue) for queue in self._book.hungry.values()]
+        heap = [
+            (self._share(queue.job), queue.job.turn, self._level(queue), queue.turn, queue.id, queue)
+            for queue in self._book.hungry.values()
+        ]
         heapq.heapify(heap)
         while heap:
-            key, _, queue = heapq.heappop(heap)
-            current = self._key(queue)
-            if current > key:  # its job has been served since
-                heapq.heappush(heap, (current, queue.id, queue))
-            elif self._serve_one(queue, alone=not heap):
-                if self._wants(queue):
-                    heapq.heappush(heap, (self._key(queue), queue.id, queue))
-            else:
-                self.unserved.append(queue)
+            share, turn, level, own_turn, number, queue = heapq.heappop(heap)
+            if self._share(queue.job) == share and self._level(queue) == level:
+                if not self._serve_one(queue, alone=not heap):
+                    self.unserved.append(queue)
+                    continue
+                if not self._wants(queue):
+                    continue
+            entry = (self._share(queue.job), turn, self._level(queue), own_turn, number, queue)
+            heapq.heappush(heap, entry)
         self.unserved.extend(self._claims)
 
     # -- one queue ---------------------------------------------------------------------------------
-    def _key(self, queue: Queue) -> tuple[float, int, float, int]:
-        job = queue.job
-        share = job.share + self._claimed_share.get(job, 0.0)
-        level = queue.level + self._claims.get(queue, 0) * queue.part
-        return share, job.turn, level, queue.turn
+    def _share(self, job: Job) -> float:
+        return job.share + self._claimed_share.get(job, 0.0)
+
+    def _level(self, queue: Queue) -> float:
+        return queue.level + self._claims.get(queue, 0) * queue.part
 
     def _wants(self, queue: Queue) -> int:
         return queue.wants_cpu + max(0, queue.wants - queue.target) - self._claims.get(queue, 0)
@@ -135,8 +140,7 @@ class Division:
         self._ask_for(demand.lacking(self._soon), queue)
         self._reserve(demand, count)
         self._claims[queue] = self._claims.get(queue, 0) + count
-        share = self._claimed_share.get(queue.job, 0.0) + queue.part * count
-        self._claimed_share[queue.job] = share
+        self._claimed_share[queue.job] = self._claimed_share.get(queue.job, 0.0) + queue.part * count
 
     def _reserve(self, demand: ResourceSet, count: int) -> None:
         """Keeps what comes back for the demand; what is free already only if the rest comes soon."""
@@ -185,11 +189,12 @@ class Division:
             return False
         queue = asker if isinstance(asker, Queue) else None
         question = (asker.job, queue is None or self._is_starved(queue), tuple(lacking))
-        if question in self._refused:
+        part = 0.0 if queue is None else queue.part
+        if part >= self._refused.get(question, math.inf):
             return False
         taken = self._sources(lacking, asker.job, queue)
         if taken is None:
-            self._refused.add(question)
+            self._refused[question] = part
             return False
         asker.asked_s = self._now_s
         self._asked.add(asker)
@@ -224,13 +229,14 @@ class Division:
 
     def _victim(self, lacking: Units, job: Job, queue: Queue | None, taken: Taken) -> Queue | None:
         """The queue that must give up its next unit, or None."""
+        if queue is not None and not self._could_get_any(queue):
+            return None
         jobs = sorted(
             self._book.jobs.values(), key=lambda other: self._share_left(other, taken), reverse=True
         )
         if queue is None:
             return next(self._heaviest(jobs, queue, lacking, taken, spare_new=True), None)
-        share = job.share + self._claimed_share.get(job, 0.0)
-        level = queue.level + self._claims.get(queue, 0) * queue.part
+        share, level = self._share(job), self._level(queue)
         for victim in self._heaviest(jobs, queue, lacking, taken, spare_new=False):
             if victim.job is job:
                 left, comes_to = victim.level - (taken.get(victim, 0) + 1) * victim.part, level
@@ -243,6 +249,13 @@ class Division:
         victims = list(self._heaviest(jobs, queue, lacking, taken, spare_new=True))
         own = [victim for victim in victims if victim.job is job]
         return next(iter(own if own and share else victims), None)
+
+    def _could_get_any(self, queue: Queue) -> bool:
+        """A quick no, without looking at each queue: where shares are even, most may ask for nothing."""
+        if self._is_starved(queue) or self._top_share + _ROUNDING >= self._share(queue.job) + queue.part:
+            return True
+        top_level = max(other.level for other in queue.job.queues.values())
+        return top_level + _ROUNDING >= self._level(queue) + queue.part
 
     def _heaviest(
         self, jobs: Iterable[Job], asking: Queue | None, lacking: Units, taken: Taken, spare_new: bool

@@ -28,7 +28,7 @@ class Staffing:
         self._pool = pool
         self._policy = book.policy
         self._many = 2 * cpus_of(book.total)  # workers of a job from which on they move between its queues
-        self._needy: dict[Queue, None] = {}
+        self._needy: dict[Queue, int] = {}  # how many readers each needs
 
     # -- enough readers ----------------------------------------------------------------------------
     def review(self, queue: Queue, now_s: float, effects: list[Effect]) -> None:
@@ -37,11 +37,14 @@ class Staffing:
             self._needy.pop(queue, None)
             self._dismiss(queue, len(self._pool.reading(queue.id)), now_s, effects)
             return
-        if self.shortage(queue, now_s, effects):
-            self._needy[queue] = None
+        self._need(queue, self.shortage(queue, now_s, effects))
+        self._call_back(queue, now_s, effects)
+
+    def _need(self, queue: Queue, count: int) -> None:
+        if count:
+            self._needy[queue] = count
         else:
             self._needy.pop(queue, None)
-        self._call_back(queue, now_s, effects)
 
     def forget(self, queue: Queue) -> None:
         """The queue is no more."""
@@ -79,16 +82,14 @@ class Staffing:
         """Gives workers that wait to queues in need. Returns how many more workers are needed."""
         missing: dict[Job, int] = {}
         fresh_needed = 0
-        for queue in list(self._needy):
-            need = self.shortage(queue, now_s, effects)
+        for queue, need in list(self._needy.items()):
             while need and (worker := self._available(queue)) is not None:
                 self._give(worker, queue, now_s, effects)
                 need -= 1
-            if not need:
-                del self._needy[queue]
-            elif _needs_fresh(queue):
+                self._need(queue, need)
+            if need and _needs_fresh(queue):
                 fresh_needed += need
-            else:
+            elif need:
                 missing[queue.job] = missing.get(queue.job, 0) + need
         still = (max(0, need - self._coming(job, need, now_s, effects)) for job, need in missing.items())
         return fresh_needed + sum(still)
