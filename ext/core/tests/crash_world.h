@@ -140,6 +140,7 @@ struct caller {
   struct af_client client;
   af_off actor_lane, queue_lane, following_lane; /* the last one to the actor too: what holds it back holds back itself */
   struct round rounds[RING];
+  uint64_t ended_ns; /* when a round ended last */
 };
 
 /* Kinds: a call to the actor; one to the queue; one to the queue and one that follows its second result there; the same
@@ -233,10 +234,15 @@ static inline void caller_run(struct world *world) {
   CHECK_OK(af_lane_open(&caller->client, world->actor, 1, &caller->actor_lane));
   CHECK_OK(af_lane_open(&caller->client, world->queue, 1, &caller->queue_lane));
   CHECK_OK(af_lane_open(&caller->client, world->actor, 1, &caller->following_lane));
+  caller->ended_ns = af_now_ns();
   for (bool last = false; !last || in_flight > 0; turn++) {
     last = atomic_load(&world->common->stop);
-    if (rounds_look(caller, last, &in_flight) == 0)
-      caller_pause(caller, index, turn);
+    if (rounds_look(caller, last, &in_flight) > 0) {
+      caller->ended_ns = af_now_ns();
+      continue;
+    }
+    CHECK(af_now_ns() - caller->ended_ns < DEADLINE_NS, "a call was lost: %u rounds in flight", in_flight);
+    caller_pause(caller, index, turn);
   }
   af_lane_close(&caller->client, caller->actor_lane);
   af_lane_close(&caller->client, caller->queue_lane);
