@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from actorflow.core.resources import CPU, ONE, ResourceSet
+from actorflow.core.resources import ONE, ResourceSet
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,10 +30,10 @@ class Policy:
     @classmethod
     def for_node(cls, total: ResourceSet, *, idle_worker_s: float = 1.0) -> Policy:
         """The defaults for a node with these resources: as many workers kept as there are CPUs, at least one."""
-        cpus = max(1, -(-total.cpu // ONE))
+        cpus = cpus_of(total)
         return cls(fresh_workers=cpus, idle_workers=cpus, idle_worker_s=idle_worker_s)
 
 
 def cpus_of(total: ResourceSet) -> int:
     """Whole CPUs of a node, at least one."""
-    return max(1, total.units.get(CPU, 0) // ONE)
+    return max(1, total.cpu // ONE)

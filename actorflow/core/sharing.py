@@ -13,6 +13,9 @@ take turns. What a queue was lent and has not yet been seen to use is not asked 
 What was asked back is set aside for the one it was asked for: nobody after it in the order may take it. It counts as
 coming soon for `patience_s`; what has not come back by then (a long call) stays asked for, and another queue is asked
 as well. When something comes back, whoever is first in the order at that time gets it.
+
+What calls keep that wait inside (all but their CPUs) is not counted as coming: they may wait for the very one that
+would be held back for it. And what is free already is kept for somebody only while the rest is coming soon.
 """
 
 from __future__ import annotations
@@ -28,15 +31,14 @@ from actorflow.core.resources import GPU, ResourceSet, Units, add
 
 Taken = dict[Queue, int]
 
+_ROUNDING = 1e-9  # shares are sums of fractions
+
 
 class Asker(Protocol):
-    """A queue, or an actor to be placed. `asked_s`: when something was last asked back for it."""
+    """A queue, or an actor to be placed. `asked_s`: when something was last asked back for it, in vain so far."""
 
     job: Job
     asked_s: float
-
-
-_ROUNDING = 1e-9  # shares are sums of fractions
 
 
 class Division:
