@@ -6,8 +6,8 @@ over from its queues that have nothing to do.
 
 Readers blocked in a call are replaced at once as long as a queue has no more than two for each unit it was lent: one
 that runs a call and one that waits for it. Beyond that, and also where another queue of the job could use the unit,
-more come only after nothing at all has moved for `patience_s`. A reader that was just woken still counts as blocked,
-so a queue whose calls come and go would otherwise gather readers without end.
+more come only after no call was taken and none went on for `patience_s`: a reader that was just woken still counts as
+blocked, so a queue whose calls come and go would otherwise gather readers without end.
 """
 
 from __future__ import annotations
@@ -70,9 +70,9 @@ class Staffing:
         return need if self._is_stuck(queue, now_s, effects) else 0
 
     def _is_stuck(self, queue: Queue, now_s: float, effects: list[Effect]) -> bool:
-        facts = (queue.depth, queue.active, queue.blocked)
-        if queue.stuck_facts != facts:
-            queue.stuck_facts, queue.stuck_since_s = facts, now_s
+        before, queue.stuck_facts = queue.stuck_facts, (queue.depth, queue.active, queue.blocked)
+        if before is None or _has_moved(before, queue.stuck_facts):
+            queue.stuck_since_s = now_s
         if now_s - queue.stuck_since_s >= self._policy.patience_s:
             return True
         self._look_later(queue, now_s, effects)
@@ -197,6 +197,11 @@ class Staffing:
     def _stop(self, worker: Worker, now_s: float, effects: list[Effect]) -> None:
         self._pool.stop(worker, now_s)
         effects.append(StopWorker(worker.id, force=False))
+
+
+def _has_moved(before: tuple[int, int, int], after: tuple[int, int, int]) -> bool:
+    """True if a call was taken or goes on. More mail, and one more that waits, are no sign of that."""
+    return after[0] < before[0] or after[1] > before[1] or after[2] < before[2]
 
 
 def _needs_fresh(queue: Queue) -> bool:
