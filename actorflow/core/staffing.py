@@ -8,6 +8,8 @@ Readers blocked in a call are replaced at once as long as a queue has no more th
 that runs a call and one that waits for it. Beyond that, and also where another queue of the job could use the unit,
 more come only after no call was taken and none went on for `patience_s`: a reader that was just woken still counts as
 blocked, so a queue whose calls come and go would otherwise gather readers without end.
+
+The readers of a queue that is lent nothing leave it: then mail finds nobody to wake, and rings the node.
 """
 
 from __future__ import annotations
@@ -39,6 +41,8 @@ class Staffing:
             return
         self._need(queue, self.shortage(queue, now_s, effects))
         self._call_back(queue, now_s, effects)
+        if not (queue.seated or queue.allowed or queue.active or queue.blocked):
+            self._dismiss(queue, len(self._pool.reading(queue.id)), now_s, effects)
 
     def _need(self, queue: Queue, count: int) -> None:
         if count:

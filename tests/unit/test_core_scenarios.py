@@ -56,6 +56,20 @@ def test_a_second_driver_gets_the_next_cpu(seed: int) -> None:
     assert node.now_s < 500 * 0.05 / 4 + 0.2, "the first lost no more than it gave"
 
 
+@pytest.mark.parametrize("gap_s", [0.003, 0.02, 0.05, 0.15])
+def test_its_calls_come_one_by_one_through_the_backlog(gap_s: float) -> None:
+    node = SimulatedNode(CPU=4)
+    first, second = node.queue(node.job(), CPU=1), node.queue(node.job(), CPU=1)
+    node.calls(first, 500, 0.05)
+    node.run_for(0.333)
+    for _ in range(12):
+        begin_s = node.now_s
+        work = node.push(second, Work(0.0005))
+        node.run(all_done([work]), 1.0)
+        assert node.now_s - begin_s < 0.06
+        node.run_for(gap_s)
+
+
 def test_parents_of_another_shape_than_their_children_do_not_fill_the_machine_with_workers() -> None:
     node = SimulatedNode(CPU=4)
     job = node.job()
