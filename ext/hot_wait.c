@@ -337,6 +337,8 @@ static PyObject *wait_take_nowait(PyObject *module, PyObject *object) {
   PyObject *call;
   if (!mailbox) return NULL;
   if (take_now(mailbox, &call)) return call;
+  struct af_client *client = &mailbox->session->client; /* it will not wait here: pushes are to wake others again */
+  af_mailbox_returned(client, AF_AT(client, struct af_mailbox, mailbox->block));
   Py_RETURN_NONE;
 }
 

@@ -108,9 +108,9 @@ struct af_client {
   uint32_t hold_free_count, hold_free_capacity;
   /* extents this process has mapped for writing: one bit per 2 MiB of the object heap */
   uint64_t *populated;
-  /* Crowding: hints of this process' spinning threads; see wait.h. */
+  /* hints of this process' spinning threads: see crowd.h */
   _Atomic uint32_t long_yields, crowded_ms;
-  _Atomic uint64_t crowded_until_ns, long_yield_ns;
+  _Atomic uint64_t crowded_until_ns, crowd_seen_ns, long_yield_ns;
   uint64_t random;      /* xorshift state, for where to look first */
   uint64_t calls;       /* calls made by this client; the call number */
   /* tests only: end or stop this process at a numbered point (AF_POINTS builds) */

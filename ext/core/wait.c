@@ -5,7 +5,6 @@
 #include <limits.h>
 #include <linux/futex.h>
 #include <poll.h>
-#include <sched.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -15,18 +14,13 @@
 #include <unistd.h>
 
 #include "block.h"
+#include "crowd.h"
 #include "heap.h"
 #include "points.h"
 #include "segment.h"
 #include "slot.h"
 
-#define YIELD_CROWDED_NS 20000ull /* a yield that takes longer gave the CPU to someone: more are runnable than CPUs */
 #define SPIN_BURST 20u
-#define CROWDED_YIELDS 3u               /* so many long ones */
-#define CROWDED_WINDOW_NS 100000000ull  /* with no more than this between them are no accident */
-#define CROWDED_LEAST_MS 20u            /* then nobody spins for so long, and longer when it is found again */
-#define CROWDED_MOST_MS 1280u
-#define CROWDED_AGAIN 4u                /* times that span: later than this it is another time */
 
 uint64_t af_sleep_limit(uint64_t timeout_ns) {
   return timeout_ns < AF_SLEEP_MS * 1000000ull ? timeout_ns : AF_SLEEP_MS * 1000000ull;
@@ -34,50 +28,11 @@ uint64_t af_sleep_limit(uint64_t timeout_ns) {
 
 /* ---- spinning ---- */
 
-/* Only hints change, so a client that is const to the caller will do. */
-static struct af_client *crowd_of(const struct af_client *client) {
-  return (struct af_client *)(uintptr_t)client;
-}
-
-static uint64_t relaxed(const _Atomic uint64_t *hint) { return atomic_load_explicit(hint, memory_order_relaxed); }
-
-/* Found again soon after the last time: nobody here spins for twice as long. */
-static void crowded(struct af_client *client, uint64_t now) {
-  uint64_t ms = atomic_load_explicit(&client->crowded_ms, memory_order_relaxed);
-  if (ms == 0 || now - relaxed(&client->crowded_until_ns) > CROWDED_AGAIN * ms * 1000000u)
-    ms = CROWDED_LEAST_MS;
-  else if (2 * ms <= CROWDED_MOST_MS)
-    ms *= 2;
-  atomic_store_explicit(&client->crowded_ms, (uint32_t)ms, memory_order_relaxed);
-  atomic_store_explicit(&client->crowded_until_ns, now + ms * 1000000u, memory_order_relaxed);
-}
-
-static void long_yield(struct af_client *client, uint64_t now) {
-  uint64_t last = relaxed(&client->long_yield_ns);
-  atomic_store_explicit(&client->long_yield_ns, now, memory_order_relaxed);
-  if (now - last > CROWDED_WINDOW_NS && now - relaxed(&client->crowded_until_ns) > CROWDED_WINDOW_NS)
-    atomic_store_explicit(&client->long_yields, 0, memory_order_relaxed);
-  if (atomic_fetch_add_explicit(&client->long_yields, 1, memory_order_relaxed) + 1 >= CROWDED_YIELDS)
-    crowded(client, now);
-}
-
-bool af_yield(const struct af_client *client) {
-  uint64_t before = af_now_ns();
-  if (before < relaxed(&client->crowded_until_ns))
-    return false;
-  sched_yield();
-  uint64_t after = af_now_ns();
-  if (after - before <= YIELD_CROWDED_NS)
-    return true;
-  long_yield(crowd_of(client), after);
-  return false;
-}
-
 void af_spin_begin(struct af_spin *spin, const struct af_client *client, uint64_t spin_ns) {
   uint64_t now = af_now_ns();
   spin->client = client;
   spin->pauses = 0;
-  spin->end_ns = spin_ns == 0 || now < relaxed(&client->crowded_until_ns) ? 0 : now + spin_ns;
+  spin->end_ns = spin_ns == 0 || af_crowded(client, now) ? 0 : now + spin_ns;
 }
 
 bool af_spin_turn(struct af_spin *spin) {

@@ -1,9 +1,6 @@
 /* wait.h - spinning, sleeping and waking: futexes for threads, notice boards for waits on many things and for loops.
  *
- * Spin: bursts of 20 pauses with sched_yield between, at most client->spin_us; a yield that took over 20 us means that
- * more processes want to run than there are CPUs: the spin ends there. Beside processes that compute, a yield costs
- * milliseconds, where a sleeper is woken at once; so after three of them in a short time nobody of this process spins for 20
- * ms, and for twice as long each time that it is soon found again (1.28 s at most).
+ * Spin: bursts of 20 pauses with sched_yield between, at most client->spin_us, and not where it is crowded (crowd.h).
  * Sleep: at most AF_SLEEP_MS, then the caller looks again (node alive? mail? done?).
  * Board: one bit a token. Ringing is idempotent (fetch_or of the bit, then of its summary word), so it may be repeated
  * after a crash. The waiter takes summary words, then bit words, by exchange. A loop sleeps in its selector: the ringer
@@ -51,8 +48,6 @@ int af_node_check(const struct af_client *client);
 struct af_spin { const struct af_client *client; uint64_t end_ns; uint32_t pauses; };
 void af_spin_begin(struct af_spin *spin, const struct af_client *client, uint64_t spin_ns);
 bool af_spin_turn(struct af_spin *spin);
-/* Lets others run; false: others wanted the CPU for long, or did lately, so do not spin on. [no GIL] */
-bool af_yield(const struct af_client *client);
 uint64_t af_sleep_limit(uint64_t timeout_ns); /* the smaller of it and AF_SLEEP_MS */
 /* Spins until *word & mask == want or spin_ns is over. 1: met. [no GIL] */
 int af_spin_until(const struct af_client *client, const _Atomic uint32_t *word, uint32_t mask, uint32_t want,
