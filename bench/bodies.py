@@ -20,6 +20,9 @@ class Server:
     def small_value(self) -> bytes:
         return SMALL
 
+    def process_id(self) -> int:
+        return os.getpid()
+
     def work(self, payload: bytes, seconds: float) -> int:
         """Take `seconds` for each call, as an actor slower than its callers does."""
         time.sleep(seconds)

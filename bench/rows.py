@@ -194,6 +194,14 @@ _TO_HOLD = (
         (AtLeast(1, "actorflow_nospin"),),
         systems=("actorflow", "actorflow_nospin", "ray"),
     ),
+    Row(
+        "death_notice",
+        "SIGKILL of an actor to the error of its caller",
+        "death_notice",
+        "p50",
+        (AtMost(0.02), AtMost(0.02, "p99")),
+        systems=("actorflow", "ray"),
+    ),
     # No rival in rows that fill memory: Ray takes four times of what it is sent, and tens of MB for an actor.
     Row(
         "flood_memory",

@@ -16,6 +16,7 @@ QUEUED_TASKS = 100_000
 LIVE_ACTORS = 2_000
 BACKLOG_TASKS = 500
 BACKLOG_TASK_S = 0.05
+DOOMED_CALL_S = 30.0
 FLOOD_CALLS = 50_000
 FLOOD_PAYLOAD_BYTES = 50_000
 FLOOD_CALL_S = 0.0002
@@ -115,6 +116,7 @@ _ALL = [
         max_repeats=3,
         time_limit_s=180,
     ),
+    Workload("death_notice", "death_notice", measure="returned", warm_up_s=0),
     Workload(
         "crowded_pairs", "actor_pairs", {"pairs": CALLERS, "calls": 100}, operations_per_call=CALLERS * 100
     ),

@@ -4,6 +4,8 @@ import asyncio
 import functools
 import importlib
 import os
+import signal
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +13,7 @@ import numpy as np
 
 from bench import bodies
 from bench.systems.base import Operation, System
-from bench.workloads import BACKLOG_TASK_S, FLOOD_CALL_S, FLOOD_PAYLOAD_BYTES
+from bench.workloads import BACKLOG_TASK_S, DOOMED_CALL_S, FLOOD_CALL_S, FLOOD_PAYLOAD_BYTES
 
 
 @functools.cache
@@ -178,6 +180,22 @@ class CoreApiSystem(System):
 
     def hold_actors(self, count: int) -> Operation:
         return Operation(lambda: self._servers(count))
+
+    def death_notice(self) -> Operation:
+        def kill_and_wait() -> float:
+            (server,) = self._servers(1)
+            pid = self.api.get(server.process_id.remote())
+            ref = server.work.remote(b"", DOOMED_CALL_S)
+            time.sleep(DOOMED_CALL_S / 1000)  # it runs
+            begin = time.perf_counter()
+            os.kill(pid, signal.SIGKILL)
+            try:
+                self.api.get(ref)
+            except Exception:
+                return time.perf_counter() - begin
+            raise RuntimeError("the call of a killed actor has returned")
+
+        return Operation(kill_and_wait)
 
     def nested_tasks(self, count: int) -> Operation:
         task = self.api.remote(parent)
