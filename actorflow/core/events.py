@@ -83,9 +83,13 @@ class WorkerLeftQueue:
 
 @dataclass(frozen=True, slots=True)
 class WorkerGone:
-    """The worker's process has ended and its slot is settled. Ends the hold of an actor that it hosted."""
+    """The worker's process has ended and its slot is settled. Ends the hold of an actor that it hosted.
+
+    `unborn`: it ended before it had taken any order.
+    """
 
     worker: WorkerId
+    unborn: bool = False
 
 
 @dataclass(frozen=True, slots=True)

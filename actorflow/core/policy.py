@@ -20,6 +20,8 @@ class Policy:
     )
     parallel_limit: int = 256  # calls of one queue at once, however little each takes: each needs a process
     worker_limit: int = 4096  # task workers in all: beyond it the machine would have no process ids left
+    start_retry_s: float = 0.05  # until a worker is started after one that could not be, or died at once; doubles
+    start_retry_most_s: float = 5.0  # short enough to go on soon once what was wrong is mended
     bypass_limit: int = 16  # actors that may take for life, before an older one, what that one waits for
 
     @property

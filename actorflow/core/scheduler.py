@@ -47,7 +47,8 @@ class Scheduler:
         self._now_s = 0.0
         self._unserved: Queue | None = None  # the first that could not be served at the last division
         self._divide_again_s = self._look_again_s = float("-inf")
-        self._may_start = True  # False after a start has failed, until the next tick
+        self._failed_starts = 0  # in a row
+        self._start_after_s = float("-inf")
         self._handlers: dict[type[Any], Callable[[Any], None]] = {
             ev.JobStarted: self._job_started,
             ev.JobEnded: self._job_ended,
@@ -135,9 +136,16 @@ class Scheduler:
 
     def _workers_not_started(self, event: ev.WorkersNotStarted) -> None:
         self._pool.not_started(event.count)
-        self._may_start = False
+        self._start_failed()
+
+    def _start_failed(self) -> None:
+        """No worker is started for a while, which doubles with each failure in a row."""
+        delay_s = self._policy.start_retry_s * 2.0 ** min(self._failed_starts, 30)
+        self._start_after_s = self._now_s + min(delay_s, self._policy.start_retry_most_s)
+        self._failed_starts += 1
 
     def _worker_left_queue(self, event: ev.WorkerLeftQueue) -> None:
+        self._failed_starts = 0
         worker = self._pool.workers.get(event.worker)
         if worker is not None and worker.queue is not None:  # else it died meanwhile
             queue, gpus = self._pool.left(worker, self._now_s)
@@ -149,6 +157,8 @@ class Scheduler:
         worker = self._pool.workers.get(event.worker)
         if worker is None:
             return
+        if event.unborn:
+            self._start_failed()
         actor = worker.actor
         queue, gpus = self._pool.gone(worker)
         if actor is not None:
@@ -180,6 +190,7 @@ class Scheduler:
         self._book.stirred = True
 
     def _actor_started(self, event: ev.ActorStarted) -> None:
+        self._failed_starts = 0
         self._placing.started(event.actor)
 
     def _actor_gone(self, event: ev.ActorGone) -> None:
@@ -191,7 +202,6 @@ class Scheduler:
                 self._stop(worker, force=False)
 
     def _tick(self, event: ev.Tick) -> None:
-        self._may_start = True
         self._book.stirred = True
         self._book.changed.update(self._book.with_mail)
         self._staffing.retire(self._now_s, self._effects)
@@ -262,13 +272,16 @@ class Scheduler:
             self._placing.hosted(actor, worker.id)
             self._effects.append(ev.HostActor(worker.id, actor.id, actor.gpus))
         needed = self._staffing.serve(self._now_s, self._effects) + len(self._placing.unhosted)
+        # Ahead of need only while no call waits: a fork takes CPU from what is waited for.
         ahead = self._policy.fresh_workers if self._placing.waiting or not self._book.with_mail else 0
         self._start(needed + ahead - len(self._pool.fresh) - self._pool.starting)
 
     def _start(self, count: int) -> None:
-        """Starts workers; ahead of need only while no call waits: a fork takes CPU from what is waited for."""
+        """Starts workers; one at a time once that has failed."""
         count = min(count, self._policy.worker_limit - self._pool.task_workers - self._pool.starting)
-        if count > 0 and self._may_start:
+        if self._failed_starts:
+            count = min(count, 1)
+        if count > 0 and self._now_s >= self._start_after_s:
             self._pool.starting += count
             self._effects.append(ev.StartWorkers(count))
 

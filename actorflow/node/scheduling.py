@@ -111,11 +111,6 @@ class Scheduling:
         if not self._store.close(queue.mailbox.name, error):
             self._loop.call_later(CLOSE_AGAIN_S, self._close, queue, error)
 
-    def rouse_all(self) -> None:
-        """Wakes every reader of every queue, so that each sees that the node is stopping."""
-        for queue in self._queues.values():
-            self._store.rouse(queue.mailbox.name)
-
     def _attend(self, queue: Queue) -> None:
         if queue.id in self._queues:
             self._port.attend(queue.mailbox, functools.partial(self._rung, queue))
@@ -151,7 +146,9 @@ class Scheduling:
         self._set_timer(IDLE_LOOK_S)
 
     def stop(self) -> None:
-        """Looks no more and performs nothing more."""
+        """Looks no more and performs nothing more. Readers of queues are woken, to see that the node is stopping."""
+        for queue in self._queues.values():
+            self._store.rouse(queue.mailbox.name)
         self._queues.clear()
         if self._timer is not None:
             self._timer.cancel()

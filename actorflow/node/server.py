@@ -23,6 +23,7 @@ from actorflow.node.control import Control
 from actorflow.node.coroner import Coroner
 from actorflow.node.forks import Forks
 from actorflow.node.jobs import Job
+from actorflow.node.log import warn
 from actorflow.node.orphans import end_descendants
 from actorflow.node.scheduling import Scheduling
 from actorflow.node.workers import Worker, Workers
@@ -104,7 +105,6 @@ class Node:
 
     async def _end(self, reason: str) -> None:
         """Ends everything: first what can end by itself, then the rest by force."""
-        self.scheduling.stop()
         self._coroner.stop()
         self.forks.stop()
         self._clients.say_goodbye(reason)
@@ -121,7 +121,7 @@ class Node:
                 self.workers.kill(worker, self.workers.death(worker, DeathKind.NODE_DIED))
             else:
                 self.store.rouse(worker.commands.mailbox.name)
-        self.scheduling.rouse_all()
+        self.scheduling.stop()
         self.actors.rouse_all()
         if self.workers and self._zygote.is_alive:
             try:
@@ -181,7 +181,10 @@ class Node:
         """A worker's process has ended: what it had begun gets an error, and its actor is dead."""
         error = self.actors.error_on_death(worker, death) or self._coroner.task_error(death)
         self._settle(worker.slot, worker.epoch, error)
-        self.tell(events.WorkerGone(worker.id))
+        unborn = self.workers.is_unborn(worker)
+        if unborn and not self._stop_asked.done():
+            warn(f"a worker ended before it had done anything: {death}")
+        self.tell(events.WorkerGone(worker.id, unborn))
         self.actors.worker_gone(worker, error)
         if not self.workers:
             self._workers_gone.set()

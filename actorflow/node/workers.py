@@ -203,6 +203,12 @@ class Workers:
             worker.watch.close()
         self._listener.worker_gone(worker, death)
 
+    def is_unborn(self, worker: Worker) -> bool:
+        """Whether a worker that has ended, and nobody has killed, never took an order."""
+        if worker.sentence is not None:
+            return False
+        return worker.job is None or self._store.facts(worker.commands.mailbox.name).depth > 0
+
     def is_busy(self, worker: Worker) -> bool:
         """Whether user code runs in the worker's main thread now."""
         facts = self._store.slot(worker.slot)

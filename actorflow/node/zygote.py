@@ -94,6 +94,7 @@ def _serve(node: socket.socket, run: Run, memfd: int, node_pidfd: int) -> None:
     os.setpgid(0, 0)  # a terminal's Ctrl-C is the driver's, or the node's
     become_subreaper()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr] # what user code prints is read as it comes
     order = _hot.serve_zygote(node.fileno(), node_pidfd)
     if order is None:
         end_descendants()

@@ -88,12 +88,28 @@ def test_without_workers_as_many_are_started_as_are_needed() -> None:
     assert of(ev.ServeQueue, node.ready(1)) == [ev.ServeQueue(WorkerId(1), QueueId(1), ())]
 
 
-def test_failed_starts_are_tried_again_at_the_next_tick() -> None:
-    node = Node(CPU=1)
+def test_failed_starts_are_tried_again_one_at_a_time_and_ever_later() -> None:
+    node = Node(CPU=2)
     node.open(1, CPU=1)
-    node.see(1, depth=1)
-    assert node.tell(ev.WorkersNotStarted(1)) == []
-    assert of(ev.StartWorkers, node.tell(ev.Tick(), 0.1)) == [ev.StartWorkers(1)]
+    assert of(ev.StartWorkers, node.see(1, depth=2)) == [ev.StartWorkers(2)]
+    assert node.tell(ev.WorkersNotStarted(2)) == []
+    for delay_s in (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0):
+        assert of(ev.StartWorkers, node.tell(ev.Tick(), 0.9 * delay_s)) == []
+        assert of(ev.StartWorkers, node.tell(ev.Tick(), 0.11 * delay_s)) == [ev.StartWorkers(1)]
+        assert len(of(ev.ServeQueue, node.ready(1))) == 1
+        assert of(ev.StartWorkers, node.tell(ev.WorkerGone(WorkerId(node.workers), unborn=True))) == []
+
+
+def test_a_worker_that_has_worked_ends_the_series_of_failed_starts() -> None:
+    node = Node(CPU=2)
+    node.open(1, CPU=1)
+    node.see(1, depth=2)
+    node.tell(ev.WorkersNotStarted(2))
+    assert of(ev.StartWorkers, node.tell(ev.Tick(), 0.06)) == [ev.StartWorkers(1)]
+    node.ready(1)
+    node.tell(ev.WorkerLeftQueue(WorkerId(1)))
+    assert node.tell(ev.WorkersNotStarted(1)) is not None
+    assert of(ev.StartWorkers, node.tell(ev.Tick(), 0.06)) == [ev.StartWorkers(1)], "not later than the first time"
 
 
 def test_what_can_never_run_is_reported_once_and_never_served() -> None:
