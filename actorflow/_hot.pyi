@@ -42,6 +42,7 @@ def configure(
     *,
     dumps: Callable[[Any], tuple[bytes, list[Any]]],  # general pickling: (stream, out-of-band buffers)
     decode_error: Callable[[bytes], BaseException],
+    unloadable: Callable[[BaseException], BaseException],  # what to raise where loading a value raised that
     reference: type[Reference],  # what calls and loads make: a subclass of Reference
 ) -> None: ...
 def create(

@@ -12,6 +12,7 @@ import contextlib
 import enum
 import functools
 import inspect
+import pickle
 import signal as signals
 import types
 from collections.abc import Callable, Mapping
@@ -302,6 +303,17 @@ class ReconstructionFailedError(ObjectLostError):
     """The task that made the object could not be run again."""
 
     advice = "make it again, or raise max_retries of the task that made it"
+
+
+class DeserializationError(ActorflowError, pickle.UnpicklingError):
+    """A value is there, and cannot be unpickled in this process: `__cause__` says why. Elsewhere it may be."""
+
+    _template = (
+        "a value cannot be unpickled in process {e.pid}: {e.reason}; what it is made of must be importable and "
+        "alike where it is made and where it is used"
+    )
+    pid: int
+    reason: str
 
 
 class ObjectStoreFullError(ActorflowError):

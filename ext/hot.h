@@ -43,6 +43,7 @@ struct session {
   long waiting;        /* threads that sleep in the core: the mapping stays for them */
   struct hold *pinned; /* list of views: detach keeps their holds */
   struct target *targets; /* list: detach closes their lanes */
+  uint8_t mail_doubt, reply_doubt; /* how often in a row spinning was in vain: see hot_wait.c */
   bool attached;
   int pid;
 };
@@ -60,7 +61,7 @@ struct hot {
   struct session *session;   /* NULL: detached */
   PyTypeObject *hold_type, *reference_type, *pin_type, *target_type, *call_type, *board_type, *argument_type;
   PyTypeObject *made_type;   /* what calls return: reference_type or the subclass given to configure */
-  PyObject *dumps, *decode_error;              /* configured */
+  PyObject *dumps, *decode_error, *unloadable; /* configured */
   PyObject *pickle_dumps, *pickle_loads, *protocol, *load_hold, *load_argument, *buffers_name, *empty;
   PyObject *closed, *full, *node_gone, *stale, *fenced, *store_full;
 };

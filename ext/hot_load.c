@@ -32,6 +32,18 @@ const uint8_t *hot_value_bytes(struct session *session, af_off cell, size_t *byt
   return client->base + self->value + object->pickle_offset;
 }
 
+/* The exception that is set becomes the one that says that a value cannot be loaded here. */
+static void explain(void) {
+  PyObject *type, *error, *traceback;
+  PyErr_Fetch(&type, &error, &traceback);
+  PyErr_NormalizeException(&type, &error, &traceback);
+  if (traceback) PyException_SetTraceback(error, traceback);
+  PyObject *explained = PyObject_CallFunctionObjArgs(hot.unloadable, error, NULL);
+  if (explained) PyErr_SetObject((PyObject *)Py_TYPE(explained), explained);
+  Py_XDECREF(explained);
+  Py_XDECREF(type), Py_XDECREF(error), Py_XDECREF(traceback);
+}
+
 static PyObject *loads(const uint8_t *data, size_t bytes, PyObject *buffers, struct loading *context) {
   PyObject *view = PyMemoryView_FromMemory((char *)(uintptr_t)data, (Py_ssize_t)bytes, PyBUF_READ);
   if (!view) return NULL;
@@ -48,6 +60,7 @@ static PyObject *loads(const uint8_t *data, size_t bytes, PyObject *buffers, str
   }
   loading = outer;
   Py_DECREF(view);
+  if (!value) explain();
   return value;
 }
 

@@ -9,6 +9,7 @@
 #include <string.h>
 
 #define SLEEP_NS ((uint64_t)AF_SLEEP_MS * 1000000u)
+#define MOST_DOUBT 4 /* a sixteenth of the longest spin: what a reply takes that is as good as there */
 #define IDLE_LOOKS 10 /* after so many sleeps without mail a reader sleeps longer: thousands of idle actors cost nothing */
 
 /* A node that ends in order wakes every sleeper: then its state says so, without a look at its process. */
@@ -27,13 +28,19 @@ int hot_after_sleep(struct session *session, int status) {
   return 0;
 }
 
-static uint64_t spin_rest(const struct af_client *client) {
-  uint64_t spin_ns = (uint64_t)client->spin_us * 1000u;
-  return spin_ns > HOT_SPIN_GIL_NS ? spin_ns - HOT_SPIN_GIL_NS : 0;
-}
-static uint64_t spin_first(const struct af_client *client) {
-  uint64_t spin_ns = (uint64_t)client->spin_us * 1000u;
+/* Spinning is in vain when what is waited for comes later than that: each such wait doubles the doubt, and the next spin
+ * is half as long. One that comes within twice the longest spin ends it. */
+static uint64_t spin_whole(const struct af_client *client, uint8_t doubt) { return (uint64_t)client->spin_us * 1000u >> doubt; }
+static uint64_t spin_first(const struct af_client *client, uint8_t doubt) {
+  uint64_t spin_ns = spin_whole(client, doubt);
   return spin_ns < HOT_SPIN_GIL_NS ? spin_ns : HOT_SPIN_GIL_NS;
+}
+static uint64_t spin_rest(const struct af_client *client, uint8_t doubt) {
+  return spin_whole(client, doubt) - spin_first(client, doubt);
+}
+static void learn(const struct af_client *client, uint8_t *doubt, uint64_t begin_ns) {
+  if (af_now_ns() - begin_ns < 2 * spin_whole(client, 0)) *doubt = 0;
+  else if (*doubt < MOST_DOUBT) ++*doubt;
 }
 
 static uint64_t left_within(uint64_t deadline_ns, uint64_t limit_ns) {
@@ -59,22 +66,35 @@ static int sleep_on_cell(struct session *session, af_off cell, uint64_t deadline
   return 0;
 }
 
+/* 1: done; 0: not yet; -1: an exception is set. */
+static int spin_on_cell(struct session *session, af_off cell) {
+  struct af_client *client = &session->client;
+  int done = af_cell_spin(client, cell, spin_first(client, session->reply_doubt));
+  uint64_t rest_ns = spin_rest(client, session->reply_doubt);
+  if (!done && rest_ns > 0) {
+    session_enter_wait(session);
+    Py_BEGIN_ALLOW_THREADS
+    done = af_cell_spin(client, cell, rest_ns);
+    Py_END_ALLOW_THREADS
+    if (!session_leave_wait(session)) return -1;
+  }
+  if (done) session->reply_doubt = 0;
+  return done;
+}
+
 int hot_wait_cell(struct session *session, af_off cell, uint64_t deadline_ns) {
   struct af_client *client = &session->client;
   if (af_cell_is_done(client, cell)) return 0;
   if (deadline_ns == UINT64_MAX || left(deadline_ns) > 0) {
-    if (af_cell_spin(client, cell, spin_first(client))) return 0;
-    int done = 0;
-    session_enter_wait(session);
-    Py_BEGIN_ALLOW_THREADS
-    done = af_cell_spin(client, cell, spin_rest(client));
-    Py_END_ALLOW_THREADS
-    if (!session_leave_wait(session)) return -1;
-    if (done) return 0;
+    int done = spin_on_cell(session, cell);
+    if (done != 0) return done < 0 ? -1 : 0;
   }
+  uint64_t begin_ns = af_now_ns();
   af_mailbox_block(client);
   int status = sleep_on_cell(session, cell, deadline_ns);
-  if (hot_live(session)) af_mailbox_unblock(client);
+  if (!hot_live(session)) return status;
+  af_mailbox_unblock(client);
+  learn(client, &session->reply_doubt, begin_ns);
   return status;
 }
 
@@ -179,7 +199,7 @@ static int sleep_on_board(struct waiting *waiting, uint8_t board, uint64_t deadl
     if (left_ns == 0) return 0;
     session_enter_wait(session);
     Py_BEGIN_ALLOW_THREADS
-    status = af_board_wait(&session->client, board, spin_rest(&session->client), left_ns);
+    status = af_board_wait(&session->client, board, spin_rest(&session->client, 0), left_ns);
     Py_END_ALLOW_THREADS
     if (!session_leave_wait(session) || hot_after_sleep(session, status) < 0) return -1;
     (void)af_board_take(&session->client, board, &token, 1, false);
@@ -222,7 +242,7 @@ static int wait_asleep(struct waiting *waiting, uint64_t deadline_ns) {
 
 static int wait_for(struct waiting *waiting, uint64_t deadline_ns) {
   struct af_client *client = &waiting->session->client;
-  uint64_t spin_until = af_now_ns() + spin_first(client);
+  uint64_t spin_until = af_now_ns() + spin_first(client, 0);
   while (!look(waiting)) {
     uint64_t now = af_now_ns();
     if (now >= deadline_ns) return 0;
@@ -296,13 +316,15 @@ static int wait_mail(struct hold *mailbox, uint64_t deadline_ns, uint32_t *looks
   struct session *session = mailbox->session;
   uint64_t limit_ns = *looks < IDLE_LOOKS ? SLEEP_NS : AF_IDLE_SLEEP_NS;
   struct af_client *client = &session->client;
-  int status = af_mailbox_wait(client, mailbox->block, spin_first(client), 0);
-  if (status == AF_OK) return 0;
+  int status = af_mailbox_wait(client, mailbox->block, spin_first(client, session->mail_doubt), 0);
+  if (status == AF_OK) { session->mail_doubt = 0; return 0; }
+  uint64_t begin_ns = af_now_ns(), rest_ns = spin_rest(client, session->mail_doubt);
   session_enter_wait(session);
   Py_BEGIN_ALLOW_THREADS
-  status = af_mailbox_wait(client, mailbox->block, spin_rest(client), left_within(deadline_ns, limit_ns));
+  status = af_mailbox_wait(client, mailbox->block, rest_ns, left_within(deadline_ns, limit_ns));
   Py_END_ALLOW_THREADS
   if (!session_leave_wait(session)) return -1;
+  learn(client, &session->mail_doubt, begin_ns);
   if (status == AF_TIMEOUT) {
     ++*looks;
     af_heap_trim(client);

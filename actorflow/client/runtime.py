@@ -291,7 +291,12 @@ def begin_worker(job_id: int, namespace: str) -> Runtime:
 
 def configure() -> None:
     """Tells the C core how values, errors and refs are made in this process."""
-    _hot.configure(dumps=pickling.dumps, decode_error=failures.decode_error, reference=ObjectRef)
+    _hot.configure(
+        dumps=pickling.dumps,
+        decode_error=failures.decode_error,
+        unloadable=failures.unloadable,
+        reference=ObjectRef,
+    )
 
 
 def _begin(runtime: Runtime, at_exit: bool = False) -> Runtime:

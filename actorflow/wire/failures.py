@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import msgpack
 
-from actorflow.errors import ActorflowError, InternalError, RemoteFailure, TaskError
+from actorflow.errors import ActorflowError, DeserializationError, InternalError, RemoteFailure, TaskError
 from actorflow.exception_parts import own_state, rebuild, safe_text, type_name
 from actorflow.wire import pickling
 
@@ -60,6 +60,16 @@ def decode_error(data: bytes) -> BaseException:
     except BaseException as problem:
         what = f"{type(problem).__name__}: {safe_text(problem)}"
         return InternalError(reason=f"an error arrived damaged, {len(data)} bytes ({what})")
+
+
+def unloadable(error: BaseException) -> BaseException:
+    """What is raised where loading a value raised `error`; the runtime's own errors stay what they are."""
+    if not isinstance(error, Exception) or isinstance(error, ActorflowError | MemoryError):
+        return error
+    reason = f"{type_name(type(error))}: {safe_text(error)}"
+    explained = DeserializationError(pid=os.getpid(), reason=reason)
+    explained.__cause__ = error
+    return explained
 
 
 def remote_traceback(error: BaseException) -> str:

@@ -36,7 +36,6 @@ def run(memfd: int, slot: int, epoch: int, commands: tuple[int, int], node_pidfd
     runtime.configure()
     _hot.attach(memfd, slot, epoch, config.current().spin_us, node_pidfd)
     settling.begin()
-    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr] # what user code prints is read as it comes
     gc.enable()
     with contextlib.suppress(_hot.NodeGoneError, NodeDiedError):
         Worker(_hot.hold(commands, "mailbox")).obey()

@@ -94,15 +94,20 @@ def test_what_cannot_be_unpickled_fails_where_it_is_used() -> None:
     def make() -> Any:
         return Unloadable()
 
-    with pytest.raises(LookupError, match="cannot be made here"):
-        af.get(make.remote())
-    with pytest.raises(LookupError, match="cannot be made here") as caught:
-        af.get(bodies.echo.remote(Unloadable()))
-    assert isinstance(caught.value, af.TaskError)
+    message = rf"process {os.getpid()}: LookupError: cannot be made here"
     ref = af.put(Unloadable())
-    for _ in range(2):
-        with pytest.raises(LookupError):
-            af.get(ref)
+    for refs in (make.remote(), ref, ref, [ref, bodies.echo.remote(1)]):
+        with pytest.raises(af.DeserializationError, match=message) as caught:
+            af.get(refs)
+        assert caught.value.pid == os.getpid() and type(caught.value.__cause__) is LookupError
+    with pytest.raises(af.DeserializationError, match="LookupError: cannot be made here") as caught:
+        af.get(bodies.echo.remote(Unloadable()))
+    assert caught.value.pid != os.getpid() and "'task'" not in str(caught.value.__notes__)
+
+
+async def test_a_value_that_cannot_be_unpickled_is_awaited() -> None:
+    with pytest.raises(af.DeserializationError, match="cannot be made here"):
+        await af.put(Unloadable())
 
 
 def test_an_object_larger_than_the_store() -> None:
