@@ -261,7 +261,7 @@ class Board:
         """Node: arms the mailbox's node bell: rings once when a push finds no reader to wake (at once when there is
         mail); arm again with rearm. Returns the token."""
 
-    def rearm(self, token: int) -> None: ...
+    def rearm(self, token: int) -> bool: ...
     def forget(self, token: int) -> None:
         """Ends listen or attend."""
 

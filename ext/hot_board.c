@@ -117,15 +117,16 @@ static PyObject *watch_mailbox(PyObject *object, PyObject *args, enum entry_kind
 static PyObject *board_listen(PyObject *object, PyObject *args) { return watch_mailbox(object, args, ENTRY_MAILBOX); }
 static PyObject *board_attend(PyObject *object, PyObject *args) { return watch_mailbox(object, args, ENTRY_ATTENDED); }
 
-/* rearm(token): an attended mailbox rings again at the next push that finds no reader. */
+/* rearm(token): an attended mailbox rings again at the next push that finds no reader. True: it has mail, whose push may
+ * have come too early for that. */
 static PyObject *board_rearm(PyObject *object, PyObject *number) {
   struct board *self = live_board(object);
   uint32_t token = self ? (uint32_t)PyLong_AsUnsignedLong(number) : 0;
   if (!self || PyErr_Occurred()) return NULL;
-  if (token >= self->fresh || self->entries[token].kind != ENTRY_ATTENDED) Py_RETURN_NONE;
+  if (token >= self->fresh || self->entries[token].kind != ENTRY_ATTENDED) Py_RETURN_FALSE;
   struct hold *hold = (struct hold *)self->entries[token].watched;
   atomic_store(&AF_AT(&self->session->client, struct af_mailbox, hold->block)->node_bell, watch_of(self, token));
-  Py_RETURN_NONE;
+  return PyBool_FromLong(af_mailbox_has_mail(&self->session->client, hold->block));
 }
 
 /* forget(token): no longer listens to or attends a mailbox. */

@@ -247,14 +247,17 @@ class LoopPort:
         self._mailboxes[mailbox] = self._board.listen(mailbox, note), note
         self._start_listening()
 
-    def attend(self, mailbox: _hot.Hold, note: Note) -> None:
-        """Node: runs `note` once when a push finds no reader to wake; attend again after it ran."""
+    def attend(self, mailbox: _hot.Hold, note: Note) -> bool:
+        """Node: runs `note` once when a push finds no reader to wake; attend again after it ran.
+
+        True: there is mail that was pushed before this, for which `note` may not run.
+        """
         attended = self._mailboxes.get(mailbox)
         if attended is None:
             self._mailboxes[mailbox] = self._board.attend(mailbox, note), note
             self._start_listening()
-        else:
-            self._board.rearm(attended[0])
+            return False
+        return self._board.rearm(attended[0])
 
     def ignore(self, mailbox: _hot.Hold) -> None:
         """Ends `listen` or `attend`."""

@@ -153,7 +153,9 @@ class Book:
     # -- sums --------------------------------------------------------------------------------------
     def settle(self, queue: Queue) -> None:
         """Brings every sum and index up to date with the queue's numbers."""
+        spare = queue.spare
         queue.derive()
+        self.stirred |= queue.spare > spare  # somebody who wants more may get it now
         cpu, other = queue.held()
         if cpu != queue.held_cpu or other != queue.held_other:
             add(self.free, queue.shape, queue.held_cpu - cpu, queue.held_other - other)

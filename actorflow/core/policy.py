@@ -15,12 +15,15 @@ class Policy:
     idle_workers: int  # task workers that are kept however long they are idle
     idle_worker_s: float = 1.0  # a fork costs 2.4 ms and an idle worker 1 MB: a second keeps bursts warm
     patience_s: float = 0.01  # how long to wait for a worker that was asked before another is asked as well
+    look_s: float = 0.001  # between two looks at the same queue: a look costs 10 us
     grace_s: float = (
         0.05  # how long what was lent and not yet used is left alone: time to fork a worker for it
     )
     parallel_limit: int = 256  # calls of one queue at once, however little each takes: each needs a process
     worker_limit: int = 4096  # task workers in all: beyond it the machine would have no process ids left
-    start_retry_s: float = 0.05  # until a worker is started after one that could not be, or died at once; doubles
+    start_retry_s: float = (
+        0.05  # after a worker that could not be started, or died at once; doubles each time
+    )
     start_retry_most_s: float = 5.0  # short enough to go on soon once what was wrong is mended
     bypass_limit: int = 16  # actors that may take for life, before an older one, what that one waits for
 

@@ -236,7 +236,7 @@ class Scheduler:
         """A queue waits for what others have: that may be idle by now, or be slow to come back."""
         if self._now_s < self._look_again_s:
             return
-        self._look_again_s = self._now_s + self._policy.patience_s
+        self._look_again_s = self._now_s + self._policy.look_s
         others = [
             queue
             for queue in self._book.queues.values()

@@ -165,7 +165,7 @@ class Staffing:
 
     def _look(self, queue: Queue, after_s: float, now_s: float, effects: list[Effect]) -> None:
         if now_s >= queue.look_due_s:
-            queue.look_due_s = now_s + max(after_s, self._policy.patience_s)
+            queue.look_due_s = now_s + max(after_s, self._policy.look_s)
             effects.append(LookAt(queue.id, after_s))
 
     # -- enough of them ----------------------------------------------------------------------------

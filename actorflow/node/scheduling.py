@@ -112,8 +112,10 @@ class Scheduling:
             self._loop.call_later(CLOSE_AGAIN_S, self._close, queue, error)
 
     def _attend(self, queue: Queue) -> None:
-        if queue.id in self._queues:
-            self._port.attend(queue.mailbox, functools.partial(self._rung, queue))
+        if queue.id in self._queues and self._port.attend(
+            queue.mailbox, functools.partial(self._rung, queue)
+        ):
+            self._observe(queue)
 
     def _rung(self, queue: Queue) -> None:
         """A push found no reader to wake."""

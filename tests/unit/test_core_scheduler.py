@@ -109,7 +109,7 @@ def test_a_worker_that_has_worked_ends_the_series_of_failed_starts() -> None:
     node.ready(1)
     node.tell(ev.WorkerLeftQueue(WorkerId(1)))
     assert node.tell(ev.WorkersNotStarted(1)) is not None
-    assert of(ev.StartWorkers, node.tell(ev.Tick(), 0.06)) == [ev.StartWorkers(1)], "not later than the first time"
+    assert of(ev.StartWorkers, node.tell(ev.Tick(), 0.06)) == [ev.StartWorkers(1)]
 
 
 def test_what_can_never_run_is_reported_once_and_never_served() -> None:
@@ -350,6 +350,18 @@ def test_a_worker_stays_with_its_job() -> None:
     assert of(ev.SetAllowed, effects) == [ev.SetAllowed(QueueId(2), 1)]
     assert of(ev.ServeQueue, effects) == []
     assert of(ev.StartWorkers, effects) == [ev.StartWorkers(1)]
+
+
+def test_what_an_idle_queue_has_goes_to_another_as_soon_as_it_is_seen_to_be_idle() -> None:
+    node = Node(CPU=2, workers=2)
+    node.open(1, CPU=1)
+    node.open(2, CPU=2)
+    node.see(1, depth=1)
+    node.see(1, depth=1, allowed=2, readers=1)
+    effects = node.see(2, 0.0001, depth=1)
+    assert ev.LookAt(QueueId(1), 0.0) in effects
+    effects = node.see(1, 0.0001, allowed=2, readers=1)
+    assert ev.SetAllowed(QueueId(1), 0) in effects, "with no patience for it"
 
 
 def test_a_dead_reader_is_replaced() -> None:
