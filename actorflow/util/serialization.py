@@ -6,19 +6,23 @@ import sys
 from typing import Any, TextIO
 
 from actorflow.wire import pickling
-from actorflow.wire.inspect import Culprit
+from actorflow.wire.inspect import DEPTH_LIMIT, Culprit
 
 
 def inspect_serializability(
-    value: Any, name: str | None = None, print_file: TextIO | None = None
+    base_obj: Any, name: str | None = None, depth: int = DEPTH_LIMIT, print_file: TextIO | None = None
 ) -> tuple[bool, set[Culprit]]:
-    """(whether `value` can be passed to calls, the members that cannot).
+    """(whether `base_obj` can be passed to calls, the members that cannot).
 
-    `name`: what the value is called in the result; by default its own name, or "value". What was found is
-    written to `print_file`, by default standard output. The search stops at the first member that is to blame.
+    `name`: what it is called in the result; by default its own name, or "value". `depth`: members inside
+    members to look at, at most 32. What was found is written to `print_file`, by default standard output. Each
+    member has `obj`, `parent`, `path`, `type_name` and `reason`. The search stops at the first that is to blame.
+    Raises ValueError for a depth below 1.
     """
-    title = name or getattr(value, "__name__", None) or "value"
-    culprit = pickling.culprit_in([(title, value)])
+    if depth < 1:
+        raise ValueError(f"depth={depth} must be at least 1")
+    title = name or getattr(base_obj, "__name__", None) or "value"
+    culprit = pickling.culprit_in([(title, base_obj)], depth)
     file = print_file if print_file is not None else sys.stdout
     if culprit is None:
         print(f"{title} can be pickled", file=file)

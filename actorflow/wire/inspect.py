@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import types
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from actorflow.exception_parts import safe_text, type_name
@@ -23,35 +23,42 @@ Piece = tuple[str, Any]  # the way from the whole, and the piece
 
 @dataclass(frozen=True)
 class Culprit:
-    """A member that cannot be pickled: "argument 'config'.callbacks[2].lock", of what type, and why not."""
+    """A member that cannot be pickled: "argument 'config'.callbacks[2].lock", of what type, and why not.
+
+    `obj` is the member itself, `parent` what it was found in; None where it is the whole.
+    """
 
     path: str
     type_name: str
     reason: str
+    obj: Any = field(default=None, compare=False, repr=False)
+    parent: Any = field(default=None, compare=False, repr=False)
 
 
 def find_unpicklable(
     parts: Iterable[Piece],
     failure: Callable[[Any], Exception | None],
     reducer_for: Callable[[type], Callable[[Any], Any] | None],
+    depth: int = DEPTH_LIMIT,
 ) -> Culprit | None:
     """The first member that cannot be pickled, reached from one of the named parts; None if all can be.
 
     `failure` tries to pickle a value and returns what that raised; `reducer_for` gives the function
-    that is registered for a type. When a bound is reached, the last bad member found is returned.
+    that is registered for a type. When a bound (`depth`: members inside members) is reached, the last
+    bad member found is returned.
     """
     looks = LOOKS_LIMIT
-    path, culprit, reason = "", None, None
+    path, culprit, parent, reason = "", None, None, None
     pieces: Iterator[Piece] = iter(parts)
     seen: set[int] = set()
-    for _ in range(DEPTH_LIMIT):
+    for _ in range(min(depth, DEPTH_LIMIT)):
         for name, piece in pieces:
             looks -= 1
             if looks < 0 or id(piece) in seen:
                 continue
             problem = failure(piece)
             if problem is not None:
-                path, culprit, reason = path + name, piece, problem
+                path, culprit, parent, reason = path + name, piece, culprit, problem
                 break
         else:
             break
@@ -59,7 +66,7 @@ def find_unpicklable(
         pieces = _pieces(culprit, reducer_for)
     if reason is None:
         return None
-    return Culprit(path, type_name(type(culprit)), safe_text(reason).partition("\n")[0])
+    return Culprit(path, type_name(type(culprit)), safe_text(reason).partition("\n")[0], culprit, parent)
 
 
 def _pieces(value: Any, reducer_for: Callable[[type], Callable[[Any], Any] | None]) -> Iterator[Piece]:

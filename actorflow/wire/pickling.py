@@ -164,9 +164,9 @@ def loads(data: Any, buffers: Iterable[Any] = ()) -> Any:
     return pickle.loads(data, buffers=buffers)
 
 
-def culprit_in(parts: Parts) -> inspect.Culprit | None:
-    """The first member of a value that cannot be pickled; None if all can be."""
-    return inspect.find_unpicklable(parts, _failure, _table.get)
+def culprit_in(parts: Parts, depth: int = inspect.DEPTH_LIMIT) -> inspect.Culprit | None:
+    """The first member of a value that cannot be pickled; None if all can be. `depth`: how deep to look."""
+    return inspect.find_unpicklable(parts, _failure, _table.get, depth)
 
 
 def explained(error: Exception, parts: Parts) -> TypeError:
@@ -183,26 +183,33 @@ def explained(error: Exception, parts: Parts) -> TypeError:
 
 
 def register_serializer(
-    kind: type, *, serializer: Callable[[Any], Any], deserializer: Callable[[Any], Any]
+    cls: type, *, serializer: Callable[[Any], Any], deserializer: Callable[[Any], Any]
 ) -> None:
-    """Instances of exactly `kind` travel as serializer(instance), and deserializer makes them again.
+    """Instances of exactly `cls` travel as serializer(instance), and deserializer makes them again.
 
-    Both travel along with the value. Raises TypeError for classes whose pickling is fixed.
+    It holds in this process. The deserializer travels along with each value, so whoever gets one needs
+    nothing; a worker that sends such values itself registers too, best where `cls` is defined. The class may
+    be local. Raises TypeError for classes whose pickling is fixed and for what cannot be called.
     """
-    if kind in _FIXED or issubclass(kind, type):
-        raise TypeError(f"{kind.__name__}: its pickling is fixed by Python, it can have no serializer")
-    _custom_reducers[kind] = lambda instance: (deserializer, (serializer(instance),))
-    _table[kind] = _custom_reducers[kind]
+    if not isinstance(cls, type):
+        raise TypeError(f"register_serializer() takes a class, not {type(cls).__name__}")
+    if cls in _FIXED or issubclass(cls, type):
+        raise TypeError(f"{cls.__name__}: its pickling is fixed by Python, it can have no serializer")
+    for role, function in (("serializer", serializer), ("deserializer", deserializer)):
+        if not callable(function):
+            raise TypeError(f"{role} must be a function of one argument, not {type(function).__name__}")
+    _custom_reducers[cls] = lambda instance: (deserializer, (serializer(instance),))
+    _table[cls] = _custom_reducers[cls]
 
 
-def deregister_serializer(kind: type) -> None:
-    """Forgets the serializer of `kind`; without one this does nothing."""
-    if _custom_reducers.pop(kind, None) is None:
+def deregister_serializer(cls: type) -> None:
+    """Forgets the serializer of `cls`; without one this does nothing."""
+    if _custom_reducers.pop(cls, None) is None:
         return
-    if kind in _own_reducers:
-        _table[kind] = _own_reducers[kind]
+    if cls in _own_reducers:
+        _table[cls] = _own_reducers[cls]
     else:
-        del _table[kind]
+        del _table[cls]
 
 
 def has_reducer(kind: type) -> bool:
