@@ -1,6 +1,18 @@
-"""Helpers beside the core of the API: how values travel."""
+"""Helpers beside the core of the API: pools and queues of actors, and how values travel.
 
+`queue`, `multiprocessing`, `executor` and `joblib` are modules to import by name.
+"""
+
+from actorflow.util.actor_pool import ActorPool
+from actorflow.util.helpers import as_completed, map_unordered
 from actorflow.util.serialization import inspect_serializability
 from actorflow.wire.pickling import deregister_serializer, register_serializer
 
-__all__ = ["register_serializer", "deregister_serializer", "inspect_serializability"]
+__all__ = [
+    "ActorPool",
+    "as_completed",
+    "map_unordered",
+    "register_serializer",
+    "deregister_serializer",
+    "inspect_serializability",
+]
