@@ -14,7 +14,13 @@ from typing import Any, NamedTuple
 from actorflow import _hot
 from actorflow.client import calls, runtime
 from actorflow.client.exports import export_of, is_named
-from actorflow.client.handles import ActorHandle, Description
+from actorflow.client.handles import (
+    LARGEST_METHOD,
+    MOST_GROUPS,
+    ActorHandle,
+    Description,
+    number_of_group,
+)
 from actorflow.options import ActorOptions, MethodOptions
 
 METHOD_OPTIONS = "__actorflow_method__"  # attribute of a function that af.method has decorated
@@ -27,11 +33,15 @@ class ActorPlan(NamedTuple):
     cls: _hot.Reference
     description: Description
     is_async: bool
-    max_concurrency: int
+    limits: tuple[
+        int, ...
+    ]  # calls at once of the default concurrency group, and of each of the description's groups
+    method_groups: tuple[int, ...]  # of each method; 0: the default group
 
 
 def method(**options: Any) -> Callable[[Any], Any]:
-    """Decorates a method of an actor class with options: num_returns, and others of MethodOptions."""
+    """Decorates a method of an actor class with options: num_returns, concurrency_group (the name of one that the
+    class's option concurrency_groups has), and others of MethodOptions. TypeError, ValueError."""
     checked = MethodOptions(**options)
     calls.plain_returns(checked.num_returns)
 
@@ -69,12 +79,17 @@ class ActorClass:
         """Makes an actor with these constructor arguments, and returns its handle at once.
 
         Refs among the arguments become their values. Raises TypeError for arguments that cannot be pickled,
+        ValueError for a method in a concurrency group that the class does not have,
         ActorAlreadyExistsError where the name is taken; what the constructor raises comes with the first call.
         """
         session = runtime.require()
         travels_as = self._named_by if is_named(self._named_by, self.cls) else self.cls
         plan = ActorPlan(
-            self._export.reference(travels_as), self._description(), self._is_async, self._max_concurrency()
+            self._export.reference(travels_as),
+            self._description(),
+            self._is_async,
+            (self._max_concurrency(), *(limit for _, limit in self._options.concurrency_groups)),
+            self._method_groups(),
         )
         mailbox = _hot.make_mailbox(self._mailbox_flags(), session.job_id, self._credit(session))
         actor = _hot.make_actor(mailbox)
@@ -120,14 +135,25 @@ class ActorClass:
     def _description(self) -> Description:
         returns = tuple(_num_returns(function) for function in self._methods.values())
         limit = max(0, self._options.max_pending_calls)
-        return Description(calls.short_name(self.cls), tuple(self._methods), returns, limit)
+        groups = tuple(name for name, _ in self._options.concurrency_groups)
+        return Description(calls.short_name(self.cls), tuple(self._methods), returns, limit, groups)
+
+    def _method_groups(self) -> tuple[int, ...]:
+        names = [name for name, _ in self._options.concurrency_groups]
+        if len(names) > MOST_GROUPS or len(self._methods) > LARGEST_METHOD:
+            raise ValueError(
+                f"{self.__qualname__} has {len(names)} concurrency groups and {len(self._methods)} methods: "
+                f"at most {MOST_GROUPS} groups and {LARGEST_METHOD:,} methods are possible"
+            )
+        return tuple(_group_of(function, names, name) for name, function in self._methods.items())
 
     def _max_concurrency(self) -> int:
         return self._options.max_concurrency or (ASYNC_CONCURRENCY if self._is_async else 1)
 
     def _mailbox_flags(self) -> int:
         """Only what runs one call at a time keeps the order of calls that are not ready yet."""
-        return 0 if self._is_async or self._max_concurrency() > 1 else _hot.ORDERED
+        at_once = self._is_async or self._max_concurrency() > 1 or self._options.concurrency_groups
+        return 0 if at_once else _hot.ORDERED
 
     def _credit(self, session: runtime.Runtime) -> int:
         limit = self._options.max_pending_calls
@@ -169,3 +195,10 @@ def is_async(function: Any) -> bool:
 def _num_returns(function: Any) -> int:
     options = getattr(function, METHOD_OPTIONS, None)
     return 1 if options is None else calls.plain_returns(options.num_returns)
+
+
+def _group_of(function: Any, groups: list[str], method: str) -> int:
+    options = getattr(function, METHOD_OPTIONS, None)
+    if options is None or options.concurrency_group is None:
+        return 0
+    return number_of_group(options.concurrency_group, groups, method)

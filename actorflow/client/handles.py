@@ -20,27 +20,34 @@ from actorflow.client.refs import ObjectRef
 from actorflow.options import MethodOptions
 
 READY = 0  # the number of __ready__; methods are numbered from 1, in the order of their names
+_GROUP_SHIFT = (
+    10  # above the method's number a call carries the group that was asked for; 0: the method's own
+)
+LARGEST_METHOD = (1 << _GROUP_SHIFT) - 1
+MOST_GROUPS = 63  # a call has 16 bits for both
 KEPT_DOORS = 64
 NOTED_CALLS = 100_000  # more own calls than one waits for
 
 
 class Description(NamedTuple):
-    """What a handle knows of its actor's class. `returns`: num_returns of each method."""
+    """What a handle knows of its actor's class. `returns`: num_returns of each method; `groups`: names of its
+    concurrency groups but for the default one."""
 
     name: str
     methods: tuple[str, ...]
     returns: tuple[int, ...]
     max_pending_calls: int = 0  # of one caller; 0: as many as the lane takes, and then a driver waits
+    groups: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, plain: Sequence[Any]) -> Description:
         """From what the node keeps: its fields as lists."""
-        name, methods, returns, max_pending_calls = plain
-        return cls(str(name), tuple(methods), tuple(returns), int(max_pending_calls))
+        name, methods, returns, max_pending_calls, groups = plain
+        return cls(str(name), tuple(methods), tuple(returns), int(max_pending_calls), tuple(groups))
 
     def plain(self) -> list[Any]:
         """As msgpack can write it, for the node."""
-        return [self.name, list(self.methods), list(self.returns), self.max_pending_calls]
+        return [self.name, list(self.methods), list(self.returns), self.max_pending_calls, list(self.groups)]
 
     def number(self, method: str) -> int:
         """The number that calls to a method carry. AttributeError names the nearest."""
@@ -53,6 +60,22 @@ class Description(NamedTuple):
         near = difflib.get_close_matches(method, self.methods, 1)
         rest = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(self.methods) or 'none'}"
         return f"actor class {self.name} has no method {method!r}: {rest}"
+
+
+def number_of_group(name: str, groups: Sequence[str], method: str) -> int:
+    """The number of a concurrency group of that method's actor, from 1. ValueError names the nearest."""
+    if name in groups:
+        return groups.index(name) + 1
+    near = difflib.get_close_matches(name, groups, 1)
+    rest = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(map(repr, groups)) or 'none'}"
+    raise ValueError(
+        f"method option concurrency_group of {method!r}: its actor has no group {name!r}: {rest}"
+    )
+
+
+def method_and_group(number: int) -> tuple[int, int]:
+    """What the number of a call says: the method, and the group that was asked for (0: the method's own)."""
+    return number & LARGEST_METHOD, number >> _GROUP_SHIFT
 
 
 class Door:
@@ -90,10 +113,27 @@ runtime.at_end(_forget_doors)
 class ActorMethod:
     """A method of one actor. Calling it (or its `.remote`) sends a call and returns a ref at once."""
 
-    __slots__ = ("_block", "_call", "_door", "_handle_hold", "_label", "_limit", "_number", "_returns")
+    __slots__ = (
+        "_block",
+        "_call",
+        "_door",
+        "_groups",
+        "_handle_hold",
+        "_label",
+        "_limit",
+        "_number",
+        "_returns",
+    )
 
     def __init__(
-        self, hold: _hot.Hold, door: Door, label: str, number: int, returns: int, limit: int
+        self,
+        hold: _hot.Hold,
+        door: Door,
+        label: str,
+        number: int,
+        returns: int,
+        limit: int,
+        groups: tuple[str, ...] = (),
     ) -> None:
         self._handle_hold = hold  # the actor lives on while a method of it is kept
         self._door = door
@@ -102,6 +142,7 @@ class ActorMethod:
         self._number = number
         self._returns = returns
         self._limit = limit
+        self._groups = groups
         # Who waits inside a call keeps others from reading its own mailbox: two such could wait for each other.
         self._block = not (limit or runtime.in_worker())
 
@@ -119,10 +160,19 @@ class ActorMethod:
     __call__ = remote
 
     def options(self, **options: Any) -> ActorMethod:
-        """The same method with other options (of MethodOptions). TypeError, ValueError."""
+        """The same method with other options (of MethodOptions); those that are not given stay.
+
+        TypeError; ValueError, also for a concurrency group that the actor does not have.
+        """
         checked = MethodOptions(**options)
         returns = calls.plain_returns(checked.num_returns) if "num_returns" in options else self._returns
-        return type(self)(self._handle_hold, self._door, self._label, self._number, returns, self._limit)
+        number = self._number
+        if checked.concurrency_group is not None:
+            group = number_of_group(checked.concurrency_group, self._groups, self._label)
+            number = method_and_group(number)[0] | group << _GROUP_SHIFT
+        return type(self)(
+            self._handle_hold, self._door, self._label, number, returns, self._limit, self._groups
+        )
 
     def _call_again(self, error: Exception, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The way of a call that was refused at first."""
@@ -213,8 +263,8 @@ class ActorHandle:
     def _method(self, name: str, number: int, returns: int) -> ActorMethod:
         kind = OwnActorMethod if self._actor_door.target.mailbox == _own_mailbox else ActorMethod
         label = f"{self._actor_description.name}.{name}"
-        limit = self._actor_description.max_pending_calls
-        return kind(self._actor_hold, self._actor_door, label, number, returns, limit)
+        limit, groups = self._actor_description.max_pending_calls, self._actor_description.groups
+        return kind(self._actor_hold, self._actor_door, label, number, returns, limit, groups)
 
     def __ready__(self) -> ObjectRef[None]:
         """A ref that is done once the constructor is; its error is the actor's, if that died."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import uvloop
@@ -38,6 +38,7 @@ class Host:
         name = actor["options"].get("name")
         self._title = f"{self._class_name} {name!r}" if name else self._class_name
         self._bodies: list[Body] = []
+        self._regrouped: dict[int, Body] = {}  # methods in a group that the call asked for
         handles.become_actor(mailbox)
 
     def run(self) -> None:
@@ -70,9 +71,11 @@ class Host:
                 cls = cls.cls
             _hot.enter(call)
             instance = cls(*args, **kwargs)
-            names = plan.description.methods
             self._bodies = [Body(_ready, "__ready__")]
-            self._bodies += [Body(getattr(instance, name), f"{self._class_name}.{name}") for name in names]
+            self._bodies += [
+                Body(getattr(instance, name), f"{self._class_name}.{name}", group)
+                for name, group in zip(plan.description.methods, plan.method_groups, strict=True)
+            ]
         except BaseException as error:
             if settling.is_forked():
                 raise
@@ -97,17 +100,17 @@ class Host:
     def _serve(self, plan: ActorPlan) -> None:
         if plan.is_async:
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-                runner.run(self._serve_async(plan.max_concurrency))
-        elif plan.max_concurrency > 1:
+                runner.run(self._serve_async(plan.limits))
+        elif plan.limits != (1,):
             blocking.forbid(None)
-            ThreadsExecutor(self._mailbox, self._body, plan.max_concurrency).serve()
+            ThreadsExecutor(self._mailbox, self._body_in_group, plan.limits).serve()
         else:
             self._forbid_own_calls("the actor runs one call at a time, and that is this one")
             SyncExecutor(self._mailbox, self._body, _refuse_coroutine).serve()
 
-    async def _serve_async(self, limit: int) -> None:
+    async def _serve_async(self, limits: Sequence[int]) -> None:
         self._forbid_own_calls("the loop that has to run the call is blocked by this wait")
-        await AsyncExecutor(self._mailbox, self._body, limit).serve_actor()
+        await AsyncExecutor(self._mailbox, self._body_in_group, limits).serve_actor()
 
     def _forbid_own_calls(self, reason: str) -> None:
         serving = threading.current_thread()
@@ -115,6 +118,18 @@ class Host:
 
     def _body(self, call: _hot.Call) -> Body:
         return self._bodies[call.method]
+
+    def _body_in_group(self, call: _hot.Call) -> Body:
+        """What the call runs, in the group that it asked for; as a rule that is the method's own."""
+        number = call.method
+        if number <= handles.LARGEST_METHOD:
+            return self._bodies[number]
+        body = self._regrouped.get(number)
+        if body is None:
+            method, group = handles.method_and_group(number)
+            own = self._bodies[method]
+            body = self._regrouped[number] = Body(own.function, own.name, group)
+        return body
 
     # -- death
 

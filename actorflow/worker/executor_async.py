@@ -3,6 +3,7 @@
 An actor's mailbox rings the loop (client/waiting.py); each call becomes a task of its own, with its own context. A
 task queue has several readers and rings none of them in particular, so while async tasks run here the queue is looked
 at by a timer, and when none runs the worker goes back to waiting for its queue as for any other call.
+With concurrency groups, what a full group cannot start waits here, and calls of others go past it.
 Guarantees: at most `limit` calls run; each is settled; `serve_*` returns only when none runs any more.
 """
 
@@ -10,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import types
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator, Sequence
 from time import monotonic
 from typing import Any
 
@@ -18,6 +19,7 @@ from actorflow import _hot, config
 from actorflow.client.waiting import current_port
 from actorflow.worker import settling
 from actorflow.worker.functions import Body
+from actorflow.worker.groups import Groups
 
 CALLS_A_TURN = 64  # taken before those that run get a turn
 QUEUE_LOOK_S = 0.001
@@ -25,12 +27,18 @@ TASKS_AT_ONCE = 1000  # async tasks on one worker
 
 
 class AsyncExecutor:
-    """The calls of one mailbox that run on the loop. All methods are for the loop's thread."""
+    """The calls of one mailbox that run on the loop. All methods are for the loop's thread.
 
-    def __init__(self, mailbox: _hot.Hold, resolve: Callable[[_hot.Call], Body], limit: int) -> None:
+    `limits`: of the default concurrency group and of each other.
+    """
+
+    def __init__(
+        self, mailbox: _hot.Hold, resolve: Callable[[_hot.Call], Body], limits: Sequence[int]
+    ) -> None:
         self._mailbox = mailbox
         self._resolve = resolve
-        self._limit = limit
+        self._limit = sum(limits)
+        self._groups: Groups[tuple[_hot.Call, Body]] | None = Groups(limits) if len(limits) > 1 else None
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[None]] = set()
         self._taking = True
@@ -85,6 +93,8 @@ class AsyncExecutor:
             await asyncio.wait(self._tasks)
         _hot.enter(None)
         if self._leaving:
+            if self._groups is not None:
+                self._leaving += [call for call, _ in self._groups.drain()]
             raise settling.ExitActor(self._leaving)
 
     # -- taking
@@ -117,10 +127,33 @@ class AsyncExecutor:
         except BaseException as error:
             settling.fail(call, error, "task")
             return
-        if body.is_async:
-            self._start(call, body)
-        else:
+        if self._groups is not None and not self._groups.admit(body.group, (call, body)):
+            return
+        self._launch(call, body)
+
+    def _launch(self, call: _hot.Call, body: Body) -> None:
+        """Starts the call; one that is done at once is followed by those that wait for its place."""
+        following: tuple[_hot.Call, Body] | None = (call, body)
+        while following is not None:
+            call, body = following
+            if body.is_async:
+                self._start(call, body)
+                return
             self._run_sync(call, body)
+            following = self._next_of(body.group)
+
+    def _launch_next(self, group: int) -> None:
+        """A call of the group has ended: starts one that waits for its place."""
+        following = self._next_of(group)
+        if following is not None:
+            self._launch(*following)
+
+    def _next_of(self, group: int) -> tuple[_hot.Call, Body] | None:
+        following = self._groups.ended(group) if self._groups is not None else None
+        if following is not None and self._leaving:
+            self._leaving.append(following[0])
+            return None
+        return following
 
     # -- running
 
@@ -128,6 +161,8 @@ class AsyncExecutor:
         task = self._loop.create_task(self._run(call, body))
         self._tasks.add(task)
         task.add_done_callback(self._ended)
+        if self._groups is not None:
+            task.add_done_callback(lambda _: self._launch_next(body.group))
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)

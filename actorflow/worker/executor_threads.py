@@ -1,29 +1,36 @@
 """Runs the methods of a threaded actor: up to max_concurrency at once, each in a thread of its own.
 
-Every thread takes calls by itself, so no call changes threads. A thread is started when one takes a call and no other
-is waiting for the next; the threads stay, and of those that wait one is woken by a push.
+Every thread takes calls by itself, so none waits for a dispatcher. A thread is started when one takes a call and no
+other is waiting for the next; the threads stay, and of those that wait one is woken by a push. With concurrency groups,
+a thread that takes a call whose group is full leaves it to the one that next ends a call of that group, and takes
+another.
 """
 
 from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from actorflow import _hot
 from actorflow.worker import settling
 from actorflow.worker.functions import Body
+from actorflow.worker.groups import Groups
 
 LOOK_S = 0.1  # how often a thread that waits sees whether another has ended the actor
 
 
 class ThreadsExecutor:
-    """The threads of one actor; the main thread is one of them."""
+    """The threads of one actor; the main thread is one of them. `limits`: of the default group and of each other."""
 
-    def __init__(self, mailbox: _hot.Hold, resolve: Callable[[_hot.Call], Body], limit: int) -> None:
+    def __init__(
+        self, mailbox: _hot.Hold, resolve: Callable[[_hot.Call], Body], limits: Sequence[int]
+    ) -> None:
         self._mailbox = mailbox
         self._resolve = resolve
-        self._limit = limit
+        self._limit = sum(limits)
+        self._groups: Groups[_hot.Call] = Groups(limits)
+        self._has_groups = len(limits) > 1
         self._lock = threading.Lock()
         self._facts = _hot.Target(mailbox).facts
         self._threads: list[threading.Thread] = []
@@ -36,6 +43,7 @@ class ThreadsExecutor:
         for thread in self._threads:
             thread.join()
         if self._leaving:
+            self._leaving += self._groups.drain()
             raise settling.ExitActor(self._leaving)
 
     def _serve(self) -> None:
@@ -58,9 +66,28 @@ class ThreadsExecutor:
                 self._waiting -= 1
         if call is None:
             return not self._leaving and not self._facts()["abandoned"]
-        self._keep_one_waiting()
-        self._run(call)
+        if self._has_groups:
+            self._run_in_group(call)
+        else:
+            self._keep_one_waiting()
+            self._run(call)
         return not self._leaving
+
+    def _run_in_group(self, call: _hot.Call) -> None:
+        """Runs the call, and then those that wait for its place, unless its group is full."""
+        group = self._resolve(call).group
+        with self._lock:
+            if not self._groups.admit(group, call):
+                return
+        self._keep_one_waiting()
+        following: _hot.Call | None = call
+        del call  # what it refers to is freed when it has ended, not when the last of its group has
+        while following is not None and not self._leaving:
+            self._run(following)
+            with self._lock:
+                following = self._groups.ended(group)
+        if following is not None:
+            self._leaving.append(following)
 
     def _keep_one_waiting(self) -> None:
         with self._lock:

@@ -15,13 +15,14 @@ KEPT_FUNCTIONS = 512  # more than a job has; one that makes functions in a loop 
 
 
 class Body:
-    """A function or method that calls can run. `name`: what errors call it."""
+    """A function or method that calls can run. `name`: what errors call it; `group`: its concurrency group."""
 
-    __slots__ = ("function", "is_async", "name")
+    __slots__ = ("function", "group", "is_async", "name")
 
-    def __init__(self, function: Callable[..., Any], name: str) -> None:
+    def __init__(self, function: Callable[..., Any], name: str, group: int = 0) -> None:
         self.function = function
         self.name = name
+        self.group = group
         self.is_async = inspect.iscoroutinefunction(function)
 
 

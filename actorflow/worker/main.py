@@ -122,6 +122,6 @@ class Worker:
             self._runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
 
         async def serve() -> None:
-            await AsyncExecutor(queue, self._functions.of, TASKS_AT_ONCE).serve_queue(call, body)
+            await AsyncExecutor(queue, self._functions.of, (TASKS_AT_ONCE,)).serve_queue(call, body)
 
         self._runner.run(serve())
