@@ -14,12 +14,28 @@ from pathlib import Path
 
 import hypothesis
 import psutil
+import pytest
 
 LOOK_S = 0.02
+SEEDS = "0:100"
 
 # The machine may be busy: how long an example takes says nothing about it.
 hypothesis.settings.register_profile("actorflow", deadline=None, print_blob=True)
 hypothesis.settings.load_profile("actorflow")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--seeds`: which of the simulations run."""
+    parser.addoption(
+        "--seeds", default=SEEDS, metavar="FIRST:END", help=f"simulations to run (default: {SEEDS})"
+    )
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A test that asks for a `simulated_seed` runs once for each."""
+    if "simulated_seed" in metafunc.fixturenames:
+        first, end = metafunc.config.getoption("--seeds").split(":")
+        metafunc.parametrize("simulated_seed", range(int(first), int(end)))
 
 
 def wait_until(condition: Callable[[], bool], deadline_s: float, what: str) -> None:

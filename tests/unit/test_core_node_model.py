@@ -68,6 +68,7 @@ class SimulatedWorker:
     must_stop: bool = False
     dead: bool = False
     actor: ev.ActorId | None = None
+    stalled_until_s: float = 0.0  # it was stopped, or gets no CPU: does nothing before then
 
 
 class SimulatedNode:
@@ -181,7 +182,19 @@ class SimulatedNode:
         if worker.actor is not None:
             self.actors.pop(worker.actor, None)
         del self.workers[worker.id]
-        self.tell(ev.WorkerGone(worker.id))
+        self.after(self._delay(), lambda: self.tell(ev.WorkerGone(worker.id)))
+
+    def stall(self, worker: SimulatedWorker, seconds: float) -> None:
+        """The process does nothing for a while: what it was to do, and to say, comes late."""
+        worker.stalled_until_s = self.now_s + seconds
+        self.after(seconds, lambda: self._next(worker))
+
+    def _once_awake(self, worker: SimulatedWorker, action: Callable[[], None]) -> bool:
+        """False if the worker is stalled: then the action is done when it goes on."""
+        rest_s = worker.stalled_until_s - self.now_s
+        if rest_s > 0:
+            self.after(rest_s, action)
+        return rest_s <= 0
 
     # -- the node ----------------------------------------------------------------------------------
     def _answer_bell(self, queue: SimulatedQueue) -> None:
@@ -254,7 +267,7 @@ class SimulatedNode:
 
     def _join(self, worker_id: ev.WorkerId, queue_id: ev.QueueId) -> None:
         worker, queue = self.workers.get(worker_id), self.queues.get(queue_id)
-        if worker is None:
+        if worker is None or not self._once_awake(worker, lambda: self._join(worker_id, queue_id)):
             return
         worker.queue = queue
         if queue is not None:
@@ -268,7 +281,7 @@ class SimulatedNode:
         worker.actor, self.actors[actor] = actor, request.to_place.most(request.to_run)
 
         def started() -> None:
-            if not worker.dead:
+            if not worker.dead and self._once_awake(worker, started):
                 self.actors[actor] = request.to_run
                 self.tell(ev.ActorStarted(actor))
 
@@ -282,7 +295,7 @@ class SimulatedNode:
 
     def _next(self, worker: SimulatedWorker) -> None:
         """A worker that executes nothing looks what to do."""
-        if worker.dead or worker.work is not None:
+        if worker.dead or worker.work is not None or self.now_s < worker.stalled_until_s:
             return
         queue = worker.queue
         if worker.must_stop and (queue is None or worker.id in queue.readers or queue.closed):
@@ -306,6 +319,8 @@ class SimulatedNode:
             return
         if worker.must_leave or not queue.unread or queue.active >= queue.allowed:
             return
+        if self.now_s < worker.stalled_until_s:
+            return
         queue.active += 1
         work = heapq.heappop(queue.unread)[2]
         worker.work, work.started_s = work, self.now_s
@@ -313,7 +328,7 @@ class SimulatedNode:
 
     def _halfway(self, worker: SimulatedWorker, work: Work) -> None:
         queue = worker.queue
-        if worker.dead or queue is None:
+        if worker.dead or queue is None or not self._once_awake(worker, lambda: self._halfway(worker, work)):
             return
         if not work.children:
             self._done(worker, work)
@@ -328,7 +343,7 @@ class SimulatedNode:
 
     def _resume(self, work: Work) -> None:
         worker = next((w for w in self.workers.values() if w.work is work), None)
-        if worker is None or worker.queue is None:
+        if worker is None or worker.queue is None or not self._once_awake(worker, lambda: self._resume(work)):
             return
         worker.queue.blocked -= 1
         worker.queue.active += 1
@@ -337,6 +352,8 @@ class SimulatedNode:
 
     def _done(self, worker: SimulatedWorker, work: Work) -> None:
         if worker.dead or worker.queue is None:
+            return
+        if not self._once_awake(worker, lambda: self._done(worker, work)):
             return
         worker.queue.active -= 1
         worker.work = None
@@ -382,6 +399,19 @@ def test_a_call_that_blocks_lends_its_unit_to_its_child() -> None:
     assert child.started_s is not None
     assert parent.started_s is not None
     assert parent.started_s < child.started_s < (child.done_s or 0) < (parent.done_s or 0)
+
+
+def test_a_stalled_worker_holds_up_no_other_call_and_answers_late() -> None:
+    node = SimulatedNode(CPU=2)
+    queue = node.queue(node.job(), CPU=1)
+    first = node.push(queue, Work(0.01))
+    node.run(lambda: first.started_s is not None)
+    node.stall(next(worker for worker in node.workers.values() if worker.work is first), 5.0)
+    others = node.calls(queue, 20, 0.001)
+    node.run(all_done(others), 1.0)
+    assert not all_done([first])()
+    node.run(all_done([first]), 6.0)
+    assert (first.done_s or 0) >= (first.started_s or 0) + 4.9
 
 
 def test_the_model_notices_what_does_not_fit() -> None:
