@@ -26,6 +26,7 @@ struct report { uint32_t kind, slot, epoch; int32_t pid, value; }; /* value: err
 struct child { pid_t pid; uint32_t slot, epoch; };
 struct zygote {
   int node, node_pidfd, signals;
+  struct sigaction interrupt; /* what SIGINT does in the workers: here it is ignored */
   struct child *children;
   size_t count, room;
 };
@@ -89,6 +90,7 @@ static void settle_in(struct zygote *zygote, pid_t parent) {
   close(zygote->signals);
   sigemptyset(&set);
   sigaddset(&set, SIGCHLD);
+  sigaction(SIGINT, &zygote->interrupt, NULL);
   sigprocmask(SIG_UNBLOCK, &set, NULL);
   free(zygote->children);
   PyOS_AfterFork_Child();
@@ -156,6 +158,7 @@ static PyObject *serve_zygote(PyObject *module, PyObject *args) {
   sigemptyset(&set);
   sigaddset(&set, SIGCHLD);
   sigprocmask(SIG_BLOCK, &set, NULL);
+  sigaction(SIGINT, &(struct sigaction){.sa_handler = SIG_IGN}, &zygote.interrupt);
   zygote.signals = signalfd(-1, &set, SFD_NONBLOCK | SFD_CLOEXEC);
   if (zygote.signals < 0) return PyErr_SetFromErrno(PyExc_OSError);
   PyOS_BeforeFork(); /* once for all forks: each child undoes it, and here it is undone at the end */

@@ -64,7 +64,7 @@ class Runtime:
         self._connection = connection
         self._node = _hot.Target(_hot.node_mailbox())
         self._queues: dict[Any, _hot.Target] = {}
-        self._bound: weakref.WeakSet[Bound] = weakref.WeakSet()
+        self._bound: weakref.WeakSet[Bound] | None = None  # made at first use: most workers have none
 
     # -- asking the node
 
@@ -102,6 +102,8 @@ class Runtime:
 
     def bind(self, bound: Bound) -> None:
         """Has `bound.unbind()` called when the runtime ends."""
+        if self._bound is None:
+            self._bound = weakref.WeakSet()
         self._bound.add(bound)
 
     def death(self) -> errors.NodeDiedError:
@@ -128,7 +130,7 @@ class Runtime:
         return True
 
     def _unbind(self) -> None:
-        for bound in list(self._bound):
+        for bound in list(self._bound or ()):
             bound.unbind()
         for forget in _forgetters:
             forget()

@@ -93,13 +93,12 @@ def _serve(node: socket.socket, run: Run, memfd: int, node_pidfd: int) -> None:
     """The life of the zygote, and from the fork on that of each worker."""
     os.setpgid(0, 0)  # a terminal's Ctrl-C is the driver's, or the node's
     become_subreaper()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # for the workers: serve_zygote ignores it
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr] # what user code prints is read as it comes
     order = _hot.serve_zygote(node.fileno(), node_pidfd)
     if order is None:
         end_descendants()
         return
     node.detach()  # closed already
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     slot, epoch, commands = order
     run(memfd, slot, epoch, commands, node_pidfd)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import atexit
-import contextlib
 import gc
 import os
 import random
@@ -37,8 +36,10 @@ def run(memfd: int, slot: int, epoch: int, commands: tuple[int, int], node_pidfd
     _hot.attach(memfd, slot, epoch, config.current().spin_us, node_pidfd)
     settling.begin()
     gc.enable()
-    with contextlib.suppress(_hot.NodeGoneError, NodeDiedError):
+    try:
         Worker(_hot.hold(commands, "mailbox")).obey()
+    except (_hot.NodeGoneError, NodeDiedError):
+        pass  # whoever waits for this worker is told by others
     atexit._run_exitfuncs()
     _hot.detach()
     sys.exit(0)
@@ -95,8 +96,10 @@ class Worker:
         """Takes over what the job's driver can import, with the first order."""
         if self._runtime is None:
             sys.path[:] = job["sys_path"]
-            with contextlib.suppress(OSError):  # it is gone: the worker stays where the node is
+            try:
                 os.chdir(job["cwd"])
+            except OSError:
+                pass  # it is gone: the worker stays where the node is
             self._runtime = runtime.begin_worker(job["id"], job.get("namespace", ""))
         return self._runtime
 
