@@ -7,6 +7,8 @@ import os
 import threading
 from typing import Any
 
+import numpy as np
+
 import actorflow as af
 
 
@@ -28,6 +30,21 @@ def process_id() -> int:
 @af.remote
 def fail(text: str) -> None:
     raise ValueError(text)
+
+
+@af.remote
+def total(*numbers: int) -> int:
+    return sum(numbers)
+
+
+@af.remote
+def recurse() -> None:
+    recurse.local()
+
+
+@af.remote
+def zeros(size_bytes: int) -> Any:
+    return np.zeros(size_bytes, dtype=np.uint8)
 
 
 @af.remote
