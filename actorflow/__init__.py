@@ -5,6 +5,7 @@ from actorflow.client import aio
 from actorflow.client.actor_class import ActorClass, method
 from actorflow.client.aio import as_completed, gather
 from actorflow.client.cluster import available_resources, cluster_resources, get_actor, kill, nodes
+from actorflow.client.context import RuntimeContext, get_gpu_ids, get_runtime_context
 from actorflow.client.decorator import remote
 from actorflow.client.handles import ActorHandle, ActorMethod
 from actorflow.client.objects import get, put, wait
@@ -65,6 +66,9 @@ __all__ = [
     "nodes",
     "cluster_resources",
     "available_resources",
+    "get_runtime_context",
+    "get_gpu_ids",
+    "RuntimeContext",
     # errors
     "ActorflowError",
     "ActorAlreadyExistsError",

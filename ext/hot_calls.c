@@ -202,12 +202,37 @@ static PyType_Slot slots[] = {{Py_tp_dealloc, call_dealloc}, {Py_tp_methods, met
 static PyType_Spec spec = {"actorflow._hot.Call", sizeof(struct call), 0,
                            Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION, slots};
 
+/* What this thread entered last, by name: the call may be settled and freed while code of its goes on. */
+static __thread struct { af_off cell, function; uint32_t generation, function_generation; uint16_t method; } entered;
+
+static void note_entered(const struct call *call) {
+  entered.cell = call->cell;
+  entered.generation = call->generation;
+  entered.function = call->function;
+  entered.function_generation = call->function_generation;
+  entered.method = call->method;
+}
+
+/* ((cell, generation), (function, generation), method, attempt) or None */
+static PyObject *calls_current_call(PyObject *module, PyObject *unused) {
+  (void)module, (void)unused;
+  struct af_client *client = hot_client();
+  if (!client) return NULL;
+  if (!entered.cell) Py_RETURN_NONE;
+  const struct af_cell *cell = AF_AT(client, struct af_cell, entered.cell);
+  int attempt = cell->block.generation == entered.generation ? cell->attempt : 0;
+  return Py_BuildValue("(KI)(KI)Hi", (unsigned long long)entered.cell, entered.generation,
+                       (unsigned long long)entered.function, entered.function_generation, entered.method, attempt);
+}
+
 static PyObject *calls_enter(PyObject *module, PyObject *object) {
   (void)module;
   struct af_client *client = hot_client();
   if (!client) return NULL;
   bool inside = PyObject_TypeCheck(object, hot.call_type);
   hot_depth(inside ? (uint16_t)(((struct call *)object)->depth + 1) : 0, true);
+  if (inside) note_entered((struct call *)object);
+  else entered.cell = 0;
   atomic_store_explicit(&client->slot->running, inside ? ((struct call *)object)->cell : 0, memory_order_relaxed);
   Py_RETURN_NONE;
 }
@@ -246,7 +271,8 @@ static PyObject *calls_task_done(PyObject *module, PyObject *unused) {
 static PyMethodDef functions[] = {
     {"enter", calls_enter, METH_O, NULL},           {"join", calls_join, METH_O, NULL},
     {"leave", calls_leave, METH_O, NULL},           {"must_leave", calls_must_leave, METH_NOARGS, NULL},
-    {"task_done", calls_task_done, METH_NOARGS, NULL}, {NULL, NULL, 0, NULL},
+    {"task_done", calls_task_done, METH_NOARGS, NULL},
+    {"current_call", calls_current_call, METH_NOARGS, NULL}, {NULL, NULL, 0, NULL},
 };
 
 int hot_add_calls(PyObject *module) {

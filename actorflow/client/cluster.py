@@ -26,8 +26,19 @@ def get_actor(name: str, namespace: str | None = None) -> ActorHandle:
     session = runtime.require()
     description, holds = session.ask("get_actor", name=name, namespace=namespace or session.namespace)
     if not holds:
-        raise ValueError(f"no actor named {name!r} lives in namespace {namespace or session.namespace!r}")
+        hint = f"; did you mean {' or '.join(map(repr, description))}?" if description else ""
+        raise ValueError(
+            f"no actor named {name!r} lives in namespace {namespace or session.namespace!r}{hint}"
+        )
     return ActorHandle(holds[0], holds[0], Description.of(description))
+
+
+def list_named_actors(all_namespaces: bool = False) -> list[Any]:
+    """The names of the living actors of this job's namespace, sorted; {"name", "namespace"} of each of all of them."""
+    named, _ = runtime.require().ask("list_named_actors", all_namespaces=all_namespaces)
+    if all_namespaces:
+        return [{"name": name, "namespace": namespace} for namespace, name in named]
+    return [name for _, name in named]
 
 
 def cluster_resources() -> dict[str, float]:
@@ -36,12 +47,13 @@ def cluster_resources() -> dict[str, float]:
 
 
 def available_resources() -> dict[str, float]:
-    """The resources that are free now, by name."""
+    """The resources that no call or actor takes at this moment, by name, in ones."""
     return _resources("available")
 
 
 def nodes() -> list[dict[str, Any]]:
-    """The nodes that this process can reach: one."""
+    """The nodes that this process can reach: one. Each with NodeID, Alive, NodeManagerHostname, NodePid, Resources
+    (in ones) and Labels."""
     found: list[dict[str, Any]] = runtime.require().ask("nodes")[0]
     return found
 

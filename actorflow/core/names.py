@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterable
 
 from actorflow.core.events import ActorId
 from actorflow.errors import ActorAlreadyExistsError
+
+
+def nearest(namespace: str, name: str, taken: Iterable[tuple[str, str]], most: int = 3) -> list[str]:
+    """Names that are like a wrong one, the likest first; one of another namespace as "namespace/name"."""
+    pairs = list(taken)
+    here = difflib.get_close_matches(name, [known for space, known in pairs if space == namespace], most)
+    elsewhere = [f"{space}/{known}" for space, known in pairs if space != namespace and known == name]
+    return (here + elsewhere)[:most]
 
 
 class ActorNames:
@@ -37,11 +46,7 @@ class ActorNames:
 
     def nearest(self, namespace: str, name: str, most: int = 3) -> list[str]:
         """Names that are like a wrong one, the likest first; one of another namespace as "namespace/name"."""
-        here = difflib.get_close_matches(name, self._actors.get(namespace, {}), most)
-        elsewhere = [
-            f"{other}/{name}" for other, names in self._actors.items() if other != namespace and name in names
-        ]
-        return (here + elsewhere)[:most]
+        return nearest(namespace, name, self._names.values(), most)
 
     def listed(self, namespace: str | None = None) -> list[tuple[str, str]]:
         """All (namespace, name) in use, sorted; those of one namespace if it is given."""

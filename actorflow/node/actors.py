@@ -60,6 +60,7 @@ class Actor:
         "on_death",
         "options",
         "state",
+        "to_run",
         "worker",
     )
 
@@ -69,6 +70,7 @@ class Actor:
         self.mailbox = mailbox
         self.description = description
         self.options: dict[str, Any] = {}
+        self.to_run = ResourceSet()
         self.name = ""
         self.namespace = ""
         self.handle: _hot.Hold | None = None
@@ -134,6 +136,7 @@ class Actors:
         self._made += 1
         actor = Actor(ActorId(self._made), job, mailbox, description)
         actor.options = options
+        actor.to_run = to_run
         actor.name = options.get("name") or ""
         actor.namespace = options.get("namespace") or job.namespace
         if actor.name:
@@ -158,6 +161,7 @@ class Actors:
             "do": "host",
             "job": actor.job.description,
             "gpus": gpus,
+            "resources": dict(actor.to_run.units),
             "actor": {"id": actor.hex, "class": actor.description, "options": actor.options},
         }
         taken = self._workers.command(worker, order, [actor.mailbox])

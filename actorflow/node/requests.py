@@ -1,7 +1,7 @@
 """What the node answers to each control call; a handler's name is the call's.
 
-From whoever makes calls: open_queue, create_actor, kill_actor, get_actor, actor_error. From workers: left, actor_ended.
-From what user code forked: forked. From whoever looks: resources, nodes, state.
+From whoever makes calls: open_queue, create_actor, kill_actor, get_actor, list_named_actors, actor_error. From
+workers: left, actor_ended. From what user code forked: forked. From whoever looks: resources, nodes, state.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import socket
 from typing import Any
 
 from actorflow.core import events
+from actorflow.core.names import nearest
 from actorflow.core.resources import ResourceSet
 from actorflow.errors import DeathKind, ProtocolError
 from actorflow.node.actors import Actor
@@ -29,7 +30,7 @@ class Requests:
         self._node = node
         for handler in (
             *(self.open_queue, self.create_actor, self.kill_actor, self.get_actor, self.actor_error),
-            *(self.left, self.actor_ended, self.forked),
+            *(self.list_named_actors, self.left, self.actor_ended, self.forked),
             *(self.resources, self.nodes, self.state),
         ):
             node.control.handle(handler.__name__, handler)
@@ -55,7 +56,16 @@ class Requests:
             if there is not None:
                 return there.description, [there.mailbox]
         to_place, to_run = _shape(request, "to_place"), _shape(request, "to_run")
-        self._node.actors.create(job, handle, mailbox, description, options, to_place, to_run)
+        if options.get("lifetime") != "detached":
+            self._node.actors.create(job, handle, mailbox, description, options, to_place, to_run)
+            return description, [mailbox]
+        own_job = self._node.begin_own_job(job)
+        try:
+            actor = self._node.actors.create(own_job, handle, mailbox, description, options, to_place, to_run)
+        except BaseException:
+            self._node.end_job(own_job.id, "its actor's name was taken")
+            raise
+        self._node.end_with(own_job, actor)
         return description, [mailbox]
 
     def kill_actor(self, request: Request) -> Answer | None:
@@ -69,10 +79,19 @@ class Requests:
         return NOTHING
 
     def get_actor(self, request: Request) -> Answer:
-        """{"name", "namespace"} -> description, [mailbox]; nothing and no references when there is none."""
+        """{"name", "namespace"} -> description, [mailbox]; near names and no references when there is none."""
         namespace = request.field("namespace", str, "") or self._job(request).namespace
-        actor = self._node.actors.named(namespace, request.field("name", str))
-        return (actor.description, [actor.mailbox]) if actor is not None else NOTHING
+        name = request.field("name", str)
+        actor = self._node.actors.named(namespace, name)
+        if actor is not None:
+            return actor.description, [actor.mailbox]
+        return nearest(namespace, name, [(actor.namespace, actor.name) for actor in self._node.actors]), ()
+
+    def list_named_actors(self, request: Request) -> Answer:
+        """{"all_namespaces"} -> [[namespace, name], ...], sorted; of the job's namespace unless all are asked for."""
+        own = None if request.field("all_namespaces", bool) else self._job(request).namespace
+        named = [(actor.namespace, actor.name) for actor in self._node.actors if actor.name]
+        return sorted(pair for pair in named if own in (None, pair[0])), ()
 
     def actor_error(self, request: Request) -> Answer:
         """[mailbox] of a dead actor -> fails with what its calls get."""
@@ -103,18 +122,19 @@ class Requests:
 
     def resources(self, _: Request) -> Answer:
         """-> {"total": amounts, "available": amounts}, in ones."""
+        self._node.scheduling.look_at_all()
         scheduler = self._node.scheduler
         return {"total": scheduler.total, "available": scheduler.available}, ()
 
     def nodes(self, _: Request) -> Answer:
         """-> one description for each node."""
         node = {
-            "node_id": self._node.node_id,
-            "pid": os.getpid(),
-            "hostname": socket.gethostname(),
-            "alive": True,
-            "resources": self._node.scheduler.total,
-            "labels": self._node.labels,
+            "NodeID": self._node.node_id,
+            "Alive": True,
+            "NodeManagerHostname": socket.gethostname(),
+            "NodePid": os.getpid(),
+            "Resources": self._node.scheduler.total,
+            "Labels": self._node.labels,
         }
         return [node], ()
 

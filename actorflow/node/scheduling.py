@@ -142,6 +142,11 @@ class Scheduling:
 
     # -- the timed look
 
+    def look_at_all(self) -> None:
+        """Has the scheduler know what the queues do now."""
+        for queue in list(self._queues.values()):
+            self._observe(queue)
+
     def start(self) -> None:
         """Begins to look at the queues from time to time."""
         self.tell(events.Tick())
@@ -166,8 +171,7 @@ class Scheduling:
     def _look(self) -> None:
         """Finds what no ring told of, and lets the scheduler see that time passes."""
         self._timer = None
-        for queue in list(self._queues.values()):
-            self._observe(queue)
+        self.look_at_all()
         self._actors.drop_abandoned()
         self.tell(events.Tick())
         self._set_timer(LOOK_S if any(queue.last_depth for queue in self._queues.values()) else IDLE_LOOK_S)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import socket
+from typing import Any
 
 from actorflow import _hot, config
 from actorflow.client.waiting import LoopPort
@@ -17,7 +18,7 @@ from actorflow.core.policy import Policy
 from actorflow.core.resources import ResourceSet
 from actorflow.core.scheduler import Scheduler
 from actorflow.errors import Death, DeathKind
-from actorflow.node.actors import Actors
+from actorflow.node.actors import Actor, Actors, ActorState
 from actorflow.node.clients import Clients, Driver
 from actorflow.node.control import Control
 from actorflow.node.coroner import Coroner
@@ -141,11 +142,28 @@ class Node:
 
     def attached(self, driver: Driver, start: messages.JobStart) -> int:
         """A driver has come: its job begins."""
+        return self._begin_job(start, driver.pid).id
+
+    def _begin_job(self, start: messages.JobStart, driver_pid: int) -> Job:
         self._job_count += 1
-        job = Job(JobId(self._job_count), start, driver.pid)
+        job = Job(JobId(self._job_count), start, driver_pid)
         self.jobs[job.id] = job
         self.tell(events.JobStarted(job.id))
-        return job.id
+        return job
+
+    def begin_own_job(self, maker: Job) -> Job:
+        """The job of a detached actor: what it starts lives as long as it does, not as long as its maker's driver."""
+        facts: dict[str, Any] = maker.description
+        start = messages.JobStart(maker.namespace, tuple(facts["sys_path"]), facts["cwd"], facts["driver"])
+        return self._begin_job(start, maker.driver_pid)
+
+    def end_with(self, job: Job, actor: Actor) -> None:
+        """Has a detached actor's own job end with it."""
+        how = f"its actor {actor.title} has ended"
+        if actor.state is ActorState.DEAD:
+            self.end_job(job.id, how)
+        else:
+            actor.on_death.append(lambda: self.end_job(job.id, how))
 
     def left(self, driver: Driver, how: str) -> None:
         """A driver is no more: its job ends, and a private node with it."""
@@ -155,8 +173,12 @@ class Node:
         if self._private:
             self.stop(what)
             return
-        job = self.jobs.pop(JobId(driver.job), None)
-        if job is not None:
+        self.end_job(JobId(driver.job), what)
+
+    def end_job(self, job_id: JobId, what: str) -> None:
+        """Ends a job with all that runs for it. `what`: why, for those who wait."""
+        job = self.jobs.pop(job_id, None)
+        if job is not None and not self._stop_asked.done():
             job.has_ended = True
             death = Death(DeathKind.JOB_ENDED, node_id=self.node_id, detail=what)
             self.scheduling.end_job(job, self._coroner.task_error(death))

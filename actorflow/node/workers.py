@@ -112,7 +112,13 @@ class Workers:
         worker = self._workers.get(worker_id)
         if worker is not None:
             worker.job, worker.queue, worker.gpus = queue.job, queue, gpus
-            self.command(worker, {"do": "serve", "job": queue.job.description, "gpus": gpus}, [queue.mailbox])
+            order = {
+                "do": "serve",
+                "job": queue.job.description,
+                "gpus": gpus,
+                "resources": dict(queue.shape.units),
+            }
+            self.command(worker, order, [queue.mailbox])
 
     def ask_to_leave(self, worker_id: WorkerId) -> None:
         """Has the worker leave its queue once it executes nothing."""

@@ -3,6 +3,7 @@
 `queue`, `multiprocessing`, `executor` and `joblib` are modules to import by name.
 """
 
+from actorflow.client.cluster import list_named_actors
 from actorflow.util.actor_pool import ActorPool
 from actorflow.util.helpers import as_completed, map_unordered
 from actorflow.util.serialization import inspect_serializability
@@ -12,6 +13,7 @@ __all__ = [
     "ActorPool",
     "as_completed",
     "map_unordered",
+    "list_named_actors",
     "register_serializer",
     "deregister_serializer",
     "inspect_serializability",

@@ -11,7 +11,7 @@ from typing import Any
 import uvloop
 
 from actorflow import _hot, errors
-from actorflow.client import blocking, handles, runtime
+from actorflow.client import assignment, blocking, handles, runtime
 from actorflow.client.actor_class import ActorClass, ActorPlan
 from actorflow.errors import Death, DeathKind
 from actorflow.wire import failures
@@ -22,9 +22,21 @@ from actorflow.worker.executor_threads import ThreadsExecutor
 from actorflow.worker.functions import Body
 
 
-def host(session: runtime.Runtime, mailbox: _hot.Hold, actor: Mapping[str, Any]) -> None:
-    """Runs the actor of `mailbox` until it ends; the node knows how before this returns."""
-    Host(session, mailbox, actor).run()
+def host(
+    session: runtime.Runtime, mailbox: _hot.Hold, actor: Mapping[str, Any], given: assignment.Assignment
+) -> None:
+    """Runs the actor of `mailbox` until it ends; the node knows how before this returns. `given`: its resources."""
+    host = Host(session, mailbox, actor)
+    assignment.take(
+        given._replace(
+            actor_id=actor["id"],
+            actor_name=actor["options"].get("name") or "",
+            restarts=actor.get("restarts", 0),
+            handle=lambda: handles.ActorHandle(mailbox, mailbox, handles.Description.of(actor["class"])),
+            name_of=host.name_of,
+        )
+    )
+    host.run()
 
 
 class Host:
@@ -115,6 +127,11 @@ class Host:
     def _forbid_own_calls(self, reason: str) -> None:
         serving = threading.current_thread()
         handles.forbid_own_calls(lambda: threading.current_thread() is serving, reason)
+
+    def name_of(self, _function: tuple[int, int], number: int) -> str:
+        """What errors call the method of that number; of the constructor while there is none yet."""
+        method, _ = handles.method_and_group(number)
+        return self._bodies[method].name if self._bodies else f"{self._class_name}.__init__"
 
     def _body(self, call: _hot.Call) -> Body:
         return self._bodies[call.method]

@@ -15,19 +15,22 @@ class Devices:
         self._inherited = os.environ.get(VISIBLE)
         self._shown = False
 
-    def show(self, share: Sequence[tuple[int, int]]) -> None:
+    def show(self, share: Sequence[tuple[int, int]]) -> list[str]:
         """Shows the devices of a share of (device, ten-thousandths); without one, what the node was started with.
 
-        The node counts its devices from 0: the first that it sees itself, which may not be the machine's first.
+        Returns the names of those of the share. The node counts its devices from 0: the first that it sees itself,
+        which may not be the machine's first.
         """
         if share:
             self._shown = True
             all_visible = self._inherited.split(",") if self._inherited else []
             names = [all_visible[device] if device < len(all_visible) else str(device) for device, _ in share]
             os.environ[VISIBLE] = ",".join(names)
-        elif self._shown:
+            return names
+        if self._shown:
             self._shown = False
             if self._inherited is not None:
                 os.environ[VISIBLE] = self._inherited
             else:
                 del os.environ[VISIBLE]
+        return []

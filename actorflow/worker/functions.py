@@ -52,6 +52,11 @@ class Functions:
             self._bodies.move_to_end(name)
         return body
 
+    def name_of(self, function: tuple[int, int], _: int) -> str:
+        """What errors call a function that runs now."""
+        body = self._bodies.get(function)
+        return body.name if body is not None else "task"
+
     def forget_stale(self) -> None:
         """Drops the functions that nobody can call any more."""
         for name in [name for name in self._bodies if not _is_held(name)]:

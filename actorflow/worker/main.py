@@ -19,7 +19,8 @@ import msgpack
 import uvloop
 
 from actorflow import _hot, config
-from actorflow.client import runtime
+from actorflow.client import assignment, runtime
+from actorflow.core.resources import in_ones
 from actorflow.errors import NodeDiedError
 from actorflow.worker import settling
 from actorflow.worker.actor import host
@@ -85,11 +86,13 @@ class Worker:
         if do == "exit":
             return False
         session = self._join_job(order["job"])
-        self._devices.show(order.get("gpus", ()))
+        gpus = self._devices.show(order.get("gpus", ()))
+        given = assignment.Assignment(resources=in_ones(order["resources"]), gpus=gpus)
         if do == "serve":
+            assignment.take(given._replace(name_of=self._functions.name_of))
             self._serve(session, references[0])
             return True
-        host(session, references[0], order["actor"])
+        host(session, references[0], order["actor"], given)
         return False
 
     def _join_job(self, job: Mapping[str, Any]) -> runtime.Runtime:

@@ -107,3 +107,19 @@ class Counter:
 
     def thread(self) -> str:
         return threading.current_thread().name
+
+
+@af.remote(num_cpus=0)
+class Starter:
+    """An actor that starts tasks and actors."""
+
+    def run_task(self, value: int) -> int:
+        result: int = af.get(echo.remote(value))
+        return result
+
+    def keep_child(self) -> None:
+        self.child = Counter.options(num_cpus=0).remote()
+
+    def child_total(self) -> int:
+        total: int = af.get(self.child.add.remote())
+        return total
