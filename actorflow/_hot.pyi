@@ -148,15 +148,20 @@ class Target:
         returns: int = 1,
         function: Reference | None = None,
         block: bool = True,
+        retries: int = 0,
+        retry: bool | None = None,
     ) -> Any:
         """Packs and pushes; returns a reference (returns == 1), None (0) or a list. Top-level references in args and
         kwargs become dependencies. Over INLINE_BYTES the arguments go through the store. Without credit: waits
-        (releasing the GIL) when `block`, else FullError("credit"). ClosedError: closed."""
+        (releasing the GIL) when `block`, else FullError("credit"). ClosedError: closed. `retries`: how often it may be
+        run again, -1: always; `retry`: its retry_exceptions, None: what its body says."""
 
     def call_raw(self, data: bytes, references: Sequence[Hold] = (), method: int = 0) -> Any:
         """A call whose argument is bytes; returns a reference."""
 
-    def submit_first(self, method: int, args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> Any:
+    def submit_first(
+        self, method: int, args: tuple[Any, ...], kwargs: dict[str, Any] | None, retries: int = 0
+    ) -> Any:
         """Makes the mailbox's first call (a constructor) and returns a reference; not pushed: take_first gives it."""
 
     @property
@@ -186,6 +191,18 @@ class Call:
 
     @property
     def number(self) -> int: ...
+    @property
+    def attempt(self) -> int:
+        """1 for the first."""
+
+    @property
+    def retries(self) -> int:
+        """How often it may be run again, -1: always."""
+
+    @property
+    def retry_exceptions(self) -> bool | None:
+        """What the caller said for this call; None: nothing."""
+
     def load_function(self) -> Any:
         """The value of the function's cell, loaded anew: what the caller exported."""
 
@@ -201,6 +218,10 @@ class Call:
         """One value for each of `returns`."""
 
     def complete_raw(self, data: bytes, references: Sequence[Hold] = ()) -> None: ...
+    def retry(self) -> bool:
+        """Puts the call back, to be run again. False: no retries left, or its mailbox is closed: it is to be settled.
+        FullError, FencedError."""
+
     def fail(self, data: bytes) -> None:
         """Settles with ERROR bytes, all returns."""
 

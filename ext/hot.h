@@ -27,13 +27,15 @@
 #define HOT_SPIN_GIL_NS 20000ull        /* the longest spin with the GIL kept */
 #define HOT_COPY_GIL_BYTES 65536u       /* larger copies release the GIL */
 #define HOT_RESERVE_BYTES 256u          /* room for a result in every call */
+#define HOT_KEPT_RESERVE_BYTES 64u      /* at least so much of it behind arguments that are kept for another attempt */
 
 enum hot_format { HOT_NONE = 0, HOT_PICKLE, HOT_PACKED, HOT_ERROR, HOT_RAW };
 /* format of a call's arguments (struct af_cell.format) */
 enum hot_arguments { HOT_ARGS_NONE = 0, HOT_ARGS_PICKLE, HOT_ARGS_BLOCK, HOT_ARGS_RAW };
 /* A call's references, in order: arguments' cells | its mailbox | what the arguments refer to | the block with the
  * arguments (HOT_ARGS_BLOCK) | the function | return cells 2..n. struct af_cell.flags says which of them are there. */
-enum hot_cell_flag { HOT_CELL_FUNCTION = 1, HOT_CELL_MAILBOX = 2, HOT_CELL_KEYWORDS = 4 };
+enum hot_cell_flag { HOT_CELL_FUNCTION = 1, HOT_CELL_MAILBOX = 2, HOT_CELL_KEYWORDS = 4, HOT_CELL_RETRY_ALL = 8,
+                     HOT_CELL_RETRY_NONE = 16 }; /* the last two: retry_exceptions of this call */
 
 struct target;
 struct session {

@@ -10,6 +10,9 @@ struct call {
   uint32_t function_generation;
   uint32_t returns;      /* further return cells */
   uint16_t method, depth;
+  uint8_t flags;
+  uint32_t attempt;
+  int32_t retries;
 };
 
 static af_off call_function(const struct af_client *client, const struct af_cell *cell, af_off block) {
@@ -32,6 +35,9 @@ PyObject *hot_call_new(struct session *session, af_off block, uint32_t index) {
   self->returns = cell->returns;
   self->method = cell->method;
   self->depth = cell->depth;
+  self->flags = cell->flags;
+  self->attempt = cell->attempt;
+  self->retries = cell->retries;
   return (PyObject *)self;
 }
 
@@ -103,7 +109,8 @@ static af_off return_cell(const struct call *self, Py_ssize_t index) { /* 0: the
   return af_cell_references(client, self->cell)[cell->references - cell->returns + (uint32_t)index - 1];
 }
 
-/* All values are packed before the first is published, so that one that cannot be pickled leaves the call unsettled. */
+/* All values are packed before the first is published, so that one that cannot be pickled leaves the call unsettled.
+ * What an earlier attempt has given stays. */
 static PyObject *call_complete_many(PyObject *object, PyObject *values) {
   struct call *self = live_call(object);
   Py_ssize_t count = self ? PySequence_Size(values) : -1;
@@ -118,8 +125,11 @@ static PyObject *call_complete_many(PyObject *object, PyObject *values) {
     status = value ? hot_pack(&packed[i], value) : -1;
     Py_XDECREF(value);
   }
-  for (Py_ssize_t i = count - 1; i >= 0 && status == 0; i--)
-    status = hot_settle(self->session, return_cell(self, i), &packed[i]);
+  for (Py_ssize_t i = count - 1; i >= 0 && status == 0; i--) {
+    af_off cell = return_cell(self, i);
+    if (i && af_cell_is_done(&self->session->client, cell)) continue; /* an earlier attempt came so far */
+    status = hot_settle(self->session, cell, &packed[i]);
+  }
   for (Py_ssize_t i = 0; i < count; i++) hot_packed_clear(&packed[i]);
   PyMem_Free(packed);
   if (status < 0) return NULL;
@@ -158,9 +168,28 @@ static PyObject *call_fail(PyObject *object, PyObject *args) {
   Py_RETURN_NONE;
 }
 
+/* retry() -> whether the call is to be run again: else it is to be settled. FullError */
+static PyObject *call_retry(PyObject *object, PyObject *unused) {
+  (void)unused;
+  struct call *self = live_call(object);
+  if (!self) return NULL;
+  int status = af_cell_retry(&self->session->client, self->cell);
+  if (status == AF_OK) Py_RETURN_TRUE;
+  if (status == AF_EMPTY || status == AF_CLOSED) Py_RETURN_FALSE;
+  return hot_raise(status, status == AF_FENCED ? "this process was declared dead and its call was given away" : "messages");
+}
+
 static PyObject *call_get_method(PyObject *self, void *unused) { (void)unused; return PyLong_FromLong(((struct call *)self)->method); }
 static PyObject *call_get_depth(PyObject *self, void *unused) { (void)unused; return PyLong_FromLong(((struct call *)self)->depth); }
 static PyObject *call_get_returns(PyObject *self, void *unused) { (void)unused; return PyLong_FromUnsignedLong(((struct call *)self)->returns + 1ul); }
+static PyObject *call_get_attempt(PyObject *self, void *unused) { (void)unused; return PyLong_FromUnsignedLong(((struct call *)self)->attempt + 1ul); }
+static PyObject *call_get_retries(PyObject *self, void *unused) { (void)unused; return PyLong_FromLong(((struct call *)self)->retries); }
+static PyObject *call_get_retry_exceptions(PyObject *object, void *unused) {
+  (void)unused;
+  uint8_t flags = ((struct call *)object)->flags;
+  if (flags & (HOT_CELL_RETRY_ALL | HOT_CELL_RETRY_NONE)) return PyBool_FromLong(flags & HOT_CELL_RETRY_ALL);
+  Py_RETURN_NONE;
+}
 static PyObject *call_get_function(PyObject *object, void *unused) {
   (void)unused;
   struct call *self = (struct call *)object;
@@ -189,13 +218,16 @@ static PyMethodDef methods[] = {
     {"arguments", call_arguments, METH_NOARGS, NULL},     {"load_function", call_load_function, METH_NOARGS, NULL},
     {"raw", call_raw, METH_NOARGS, NULL},                 {"complete", call_complete, METH_O, NULL},
     {"complete_many", call_complete_many, METH_O, NULL},  {"complete_raw", call_complete_raw, METH_VARARGS, NULL},
-    {"fail", call_fail, METH_VARARGS, NULL},              {NULL, NULL, 0, NULL},
+    {"fail", call_fail, METH_VARARGS, NULL},              {"retry", call_retry, METH_NOARGS, NULL},
+    {NULL, NULL, 0, NULL},
 };
 static PyGetSetDef getset[] = {
     {"method", call_get_method, NULL, NULL, NULL},   {"depth", call_get_depth, NULL, NULL, NULL},
     {"returns", call_get_returns, NULL, NULL, NULL}, {"function", call_get_function, NULL, NULL, NULL},
     {"name", call_get_name, NULL, NULL, NULL},       {"caller", call_get_caller, NULL, NULL, NULL},
-    {"number", call_get_number, NULL, NULL, NULL},   {NULL, NULL, NULL, NULL, NULL},
+    {"number", call_get_number, NULL, NULL, NULL},   {"attempt", call_get_attempt, NULL, NULL, NULL},
+    {"retries", call_get_retries, NULL, NULL, NULL}, {"retry_exceptions", call_get_retry_exceptions, NULL, NULL, NULL},
+    {NULL, NULL, NULL, NULL, NULL},
 };
 static PyType_Slot slots[] = {{Py_tp_dealloc, call_dealloc}, {Py_tp_methods, methods}, {Py_tp_getset, getset},
                               {Py_tp_doc, "A call that this process has started."}, {0, NULL}};

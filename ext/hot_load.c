@@ -20,7 +20,7 @@ const uint8_t *hot_value_bytes(struct session *session, af_off cell, size_t *byt
   struct af_client *client = &session->client;
   struct af_cell *self = AF_AT(client, struct af_cell, cell);
   if (!self->value) {
-    *refs = af_cell_references(client, cell);
+    *refs = af_cell_value(client, cell);
     *count = self->value_refs;
     *bytes = self->value_bytes;
     return (const uint8_t *)(*refs + *count);

@@ -81,6 +81,8 @@ struct outgoing {
   Py_ssize_t return_count;
   PyObject *function, *mailbox; /* borrowed, or NULL */
   uint16_t method;
+  int32_t retries;        /* how often it may be run again, -1: always */
+  uint8_t flags;          /* further ones of enum hot_cell_flag */
   const char *raw;        /* instead of packed arguments */
   size_t raw_bytes;
   PyObject **held;        /* what raw bytes refer to: borrowed */
@@ -116,7 +118,7 @@ static void fill_call(struct af_client *client, struct af_cell *cell, const stru
   cell->method = out->method;
   cell->depth = depth_now;
   cell->returns = (uint32_t)out->return_count;
-  cell->flags = (uint8_t)((out->function ? HOT_CELL_FUNCTION : 0) | (out->mailbox ? HOT_CELL_MAILBOX : 0) |
+  cell->flags = (uint8_t)(out->flags | (out->function ? HOT_CELL_FUNCTION : 0) | (out->mailbox ? HOT_CELL_MAILBOX : 0) |
                           (out->packed.keywords ? HOT_CELL_KEYWORDS : 0));
   cell->format = out->raw ? HOT_ARGS_RAW : out->block ? HOT_ARGS_BLOCK : out->packed.data ? HOT_ARGS_PICKLE : HOT_ARGS_NONE;
   hot_fill(client, references, &count, out->packed.arguments, out->packed.argument_count);
@@ -140,11 +142,14 @@ static int make_call(struct session *session, const struct outgoing *out, af_off
                                    (out->mailbox != NULL) + (out->block != 0) + (out->function != NULL));
   size_t bytes = out->raw ? out->raw_bytes : packed->data && !out->block ? (size_t)PyBytes_Size(packed->data) : 0;
   uint32_t outer = af_op_begin(client, AF_OP_CREATE);
-  int status = af_cell_create(client, references, (uint32_t)bytes, HOT_RESERVE_BYTES, block);
+  size_t kept = out->retries ? references * sizeof(af_off) + bytes + HOT_KEPT_RESERVE_BYTES : 0;
+  int status = af_cell_create(client, references, (uint32_t)bytes,
+                              (uint32_t)(kept > HOT_RESERVE_BYTES ? kept : HOT_RESERVE_BYTES), block);
   if (status == AF_OK) {
     struct af_cell *cell = AF_AT(client, struct af_cell, *block);
     fill_call(client, cell, out);
     cell->bytes = (uint32_t)bytes;
+    af_cell_allow_retries(client, *block, out->retries);
     if (bytes) memcpy(af_cell_bytes(client, *block), out->raw ? out->raw : PyBytes_AsString(packed->data), bytes);
   }
   status = hot_record(session, status, *block, index);
@@ -206,15 +211,22 @@ static int pack_call(struct session *session, struct outgoing *out, PyObject *ar
   return hot_pack_block(session, &out->packed, NULL, 0, &out->block, &out->block_index);
 }
 
-/* call(method, args, kwargs, returns=1, function=None, block=True) */
+/* retry_exceptions of this call: None, True or False */
+static uint8_t retry_flags(PyObject *retry) {
+  return retry == Py_True ? HOT_CELL_RETRY_ALL : retry == Py_False ? HOT_CELL_RETRY_NONE : 0;
+}
+
+/* call(method, args, kwargs, returns=1, function=None, block=True, retries=0, retry=None) */
 static PyObject *target_call(PyObject *object, PyObject *const *args, Py_ssize_t count) {
   struct target *self = (struct target *)object;
   struct session *session = target_session(self);
   if (!session) return NULL;
-  if (count < 3) { PyErr_SetString(PyExc_TypeError, "call(method, args, kwargs, returns, function, block)"); return NULL; }
+  if (count < 3) { PyErr_SetString(PyExc_TypeError, "call(method, args, kwargs, returns, function, block, retries, retry)"); return NULL; }
   struct outgoing out = {.method = (uint16_t)PyLong_AsLong(args[0])};
   Py_ssize_t returns = count > 3 ? PyLong_AsSsize_t(args[3]) : 1;
   bool block = count <= 5 || PyObject_IsTrue(args[5]) == 1;
+  if (count > 6) out.retries = (int32_t)PyLong_AsLong(args[6]);
+  if (count > 7) out.flags = retry_flags(args[7]);
   if (PyErr_Occurred()) return NULL;
   if (count > 4 && args[4] != Py_None && !hot_hold_of(out.function = args[4], AF_KIND_CELL)) return NULL;
   PyObject *result = pack_call(session, &out, args[1], args[2]) < 0 ? NULL : send_call(self, session, &out, returns, block);
@@ -255,7 +267,7 @@ static PyObject *target_submit_first(PyObject *object, PyObject *args) {
   struct session *session = target_session(self);
   PyObject *positional, *kwargs;
   struct outgoing out = {0};
-  if (!session || !PyArg_ParseTuple(args, "HOO", &out.method, &positional, &kwargs)) return NULL;
+  if (!session || !PyArg_ParseTuple(args, "HOO|i", &out.method, &positional, &kwargs, &out.retries)) return NULL;
   PyObject *reference = NULL;
   af_off cell;
   uint32_t index;
@@ -264,6 +276,7 @@ static PyObject *target_submit_first(PyObject *object, PyObject *args) {
     struct af_client *client = &session->client;
     uint32_t outer = af_op_begin(client, AF_OP_SUBMIT);
     af_block_hold(client, cell);
+    AF_AT(client, struct af_cell, cell)->mailbox = target_mailbox(self);
     AF_AT(client, struct af_mailbox, target_mailbox(self))->first = cell;
     af_op_end(client, outer);
   }

@@ -46,10 +46,15 @@ void af_hold_drop(struct af_client *client, uint32_t index);
 
 /* coroner */
 struct af_settlement {
-  uint32_t calls_failed, holds_dropped, lanes_orphaned, inside_operation, repaired, recount_owed;
+  uint32_t calls_failed, calls_retried, holds_dropped, lanes_orphaned, inside_operation, repaired, recount_owed;
 };
-int af_coroner_settle(struct af_client *node, uint32_t slot, uint32_t epoch, af_off error, uint8_t format,
+int af_coroner_settle(struct af_client *node, uint32_t slot, uint32_t epoch, bool retry, af_off error, uint8_t format,
                       struct af_settlement *settlement);
+struct af_store_doomed { uint64_t call, function; uint32_t function_generation, attempt; };
+uint32_t af_store_doomed_read(struct af_client *node, uint32_t slot, uint32_t epoch, bool retry,
+                              struct af_store_doomed *found, uint32_t most);
+int af_store_doomed_fail(struct af_client *node, uint32_t slot, uint32_t epoch, af_off call, af_off error,
+                         uint8_t format);
 int af_coroner_overdue(struct af_client *node, uint64_t limit_ns);
 
 /* audit */
@@ -171,6 +176,32 @@ static int af_store_error_create(struct af_client *client, const uint8_t *data, 
   }
   af_op_end(client, outer);
   return status;
+}
+
+struct af_store_doomed { uint64_t call, function; uint32_t function_generation, attempt; };
+
+/* A call's function is the last of its references before the return cells; 0: it names none (ext/hot.h). */
+static void doomed_describe(struct af_client *node, af_off call, struct af_store_doomed *doomed) {
+  struct af_cell *cell = AF_AT(node, struct af_cell, call);
+  *doomed = (struct af_store_doomed){.call = call, .attempt = cell->attempt + 1};
+  if (!(cell->flags & 1) || cell->references <= cell->returns) return;
+  doomed->function = af_cell_references(node, call)[cell->references - cell->returns - 1];
+  if (af_block_is_live(node, doomed->function))
+    doomed->function_generation = AF_AT(node, struct af_block, doomed->function)->generation;
+}
+
+static uint32_t af_store_doomed_read(struct af_client *node, uint32_t slot, uint32_t epoch, bool retry,
+                                     struct af_store_doomed *found, uint32_t most) {
+  af_off calls[64];
+  uint32_t count = af_coroner_doomed(node, slot, epoch, retry, calls, most < 64 ? most : 64);
+  for (uint32_t i = 0; i < count; i++) doomed_describe(node, calls[i], &found[i]);
+  return count;
+}
+
+static int af_store_doomed_fail(struct af_client *node, uint32_t slot, uint32_t epoch, af_off call, af_off error,
+                                uint8_t format) {
+  uint64_t started = (uint64_t)epoch << 32 | (uint64_t)slot << 16 | (uint64_t)AF_STARTED;
+  return af_cell_fail(node, call, started, error, format);
 }
 
 static void af_store_segment_read(const struct af_client *client, struct af_store_segment *facts) {

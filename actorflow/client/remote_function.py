@@ -9,12 +9,19 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from actorflow import _hot
 from actorflow.client import calls, runtime
-from actorflow.client.exports import export_of, is_named
+from actorflow.client.exports import Export, export_of, is_named
 from actorflow.options import TaskOptions
+
+
+class Retried(NamedTuple):
+    """A function as it is exported where its calls are to be run again after exceptions of certain types."""
+
+    function: Any
+    on: tuple[type[BaseException], ...]
 
 
 class RemoteFunction:
@@ -26,6 +33,9 @@ class RemoteFunction:
         self._options = options
         self._export = export_of(function)
         self._returns = calls.plain_returns(options.num_returns)
+        self._retries = options.max_retries
+        retry = options.retry_exceptions
+        self._retry = retry if isinstance(retry, bool) else None
         calls.refuse_unsupported(options)
         self._named_by: Any = self  # what its module may have under the function's name
         self._bound_call: Callable[..., Any] = self._bind_and_call
@@ -38,7 +48,9 @@ class RemoteFunction:
         for an argument that cannot be pickled; ObjectStoreFullError. The function's own errors come with the ref.
         """
         try:
-            return self._bound_call(0, args, kwargs, self._returns, self._reference)
+            return self._bound_call(
+                0, args, kwargs, self._returns, self._reference, True, self._retries, self._retry
+            )
         except Exception as error:
             return self._call_again(error, args, kwargs)
 
@@ -55,22 +67,32 @@ class RemoteFunction:
         return other
 
     def _bind_and_call(
-        self, method: int, args: tuple[Any, ...], kwargs: dict[str, Any], returns: int, _: None
+        self, method: int, args: tuple[Any, ...], kwargs: dict[str, Any], returns: int, _: None, *rest: Any
     ) -> Any:
         """The first call of a session."""
         session = runtime.require()
         travels_as = self._named_by if is_named(self._named_by, self.function) else self.function
-        reference = self._export.reference(travels_as)
+        reference = self._exported(travels_as)
+        session.tell("name_task", [reference], name=calls.short_name(self.function))
         queue = session.queue(self._options.shape(), inspect.iscoroutinefunction(self.function))
         self._reference, self._bound_call = reference, queue.call
         session.bind(self)
-        return self._bound_call(method, args, kwargs, returns, reference)
+        return self._bound_call(method, args, kwargs, returns, reference, *rest)
+
+    def _exported(self, travels_as: Any) -> _hot.Reference:
+        """What its calls name. Types of exceptions to retry on travel with the function."""
+        types = self._options.retry_exceptions
+        if isinstance(types, bool):
+            return self._export.reference(travels_as)
+        return Export(self.function).reference(Retried(travels_as, types))
 
     def _call_again(self, error: Exception, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The way of a call that was refused at first."""
         if isinstance(error, _hot.FullError) and not calls.is_out_of_credit(error):
             return calls.again_with_room(
-                lambda: self._bound_call(0, args, kwargs, self._returns, self._reference)
+                lambda: self._bound_call(
+                    0, args, kwargs, self._returns, self._reference, True, self._retries, self._retry
+                )
             )
         raise calls.translated(error, lambda: calls.argument_parts(self.function, args, kwargs)) from None
 

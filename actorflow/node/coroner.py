@@ -6,6 +6,7 @@ The work is the core's (ext/core/coroner.h); here is when it is done, and what t
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import signal
 from pathlib import Path
@@ -13,14 +14,14 @@ from pathlib import Path
 from actorflow.errors import ActorflowError, Death, WorkerCrashedError
 from actorflow.node.log import warn
 from actorflow.node.pidfds import open_pidfd
-from actorflow.shm.store import SlotState, Store
+from actorflow.shm.store import Doomed, Name, SlotState, Store
 from actorflow.wire.failures import encode_error
 
 LOOK_S = 1.0
 AGAIN_S = 0.1
 TRIM_LOOKS = 10
 KEPT_SPANS = 64  # free message memory that keeps its pages: 4 MiB, a burst of calls
-_ATTEMPT = 1
+KEPT_NAMES = 10_000  # functions that jobs have exported; beyond that the oldest are called "task"
 
 
 class Coroner:
@@ -36,32 +37,57 @@ class Coroner:
         self._timer: asyncio.TimerHandle | None = None
         self._recount_owed = False
         self._looks = 0
+        self._task_names: dict[Name, str] = {}
 
     # -- the dead
 
-    def settle(self, slot: int, epoch: int, error: bytes) -> None:
-        """Settles the slot of an ended process, unless it left in order; its started calls get `error`."""
+    def settle(self, slot: int, epoch: int, error: bytes, *, retry: bool = True) -> None:
+        """Settles the slot of an ended process, unless it left in order; its started calls get `error`.
+
+        `retry`: those that have retries left are run again instead.
+        """
         facts = self._store.slot(slot)
         if facts.epoch != epoch or facts.state is SlotState.FREE:
             return
         if facts.state is SlotState.RESERVED:
             self._store.unreserve(slot, epoch)
             return
-        settlement = self._store.settle(slot, epoch, error)
+        settlement = self._store.settle(slot, epoch, error, retry=retry)
         if settlement is None:
-            self._loop.call_later(AGAIN_S, self.settle, slot, epoch, error)
+            again = functools.partial(self.settle, slot, epoch, error, retry=retry)
+            self._loop.call_later(AGAIN_S, again)
             return
         self._recount_owed |= settlement.recount_owed
         if settlement.repaired:
             warn(f"process {facts.pid} died inside an operation; {settlement.repaired} counts were repaired")
 
-    def task_error(self, death: Death) -> bytes:
-        """What the tasks that a worker had started get."""
-        return self.encode(WorkerCrashedError(task_name="task", death=death, attempt=_ATTEMPT))
+    def settle_tasks(self, slot: int, epoch: int, death: Death) -> None:
+        """As `settle`, for a worker of tasks: each that is not run again gets an error with its name and attempt."""
+        facts = self._store.slot(slot)
+        if facts.epoch == epoch and facts.state is SlotState.LIVE:
+            while doomed := self._store.doomed(slot, epoch):
+                failed = [self._fail(slot, epoch, call, death) for call in doomed]
+                if not any(failed):
+                    break
+        self.settle(slot, epoch, self.task_error(death))
 
-    def encode(self, error: ActorflowError) -> bytes:
+    def _fail(self, slot: int, epoch: int, doomed: Doomed, death: Death) -> bool:
+        name = self._task_names.get(doomed.function, "task")
+        return self._store.fail(slot, epoch, doomed.call, self.task_error(death, name, doomed.attempt))
+
+    def name_task(self, function: Name, name: str) -> None:
+        """Calls of that function are called so in errors."""
+        while len(self._task_names) >= KEPT_NAMES:
+            del self._task_names[next(iter(self._task_names))]
+        self._task_names[function] = name
+
+    def task_error(self, death: Death, name: str = "task", attempt: int = 1) -> bytes:
+        """What the tasks that a worker had started get."""
+        return self.encode(WorkerCrashedError(task_name=name, death=death, attempt=attempt), attempt)
+
+    def encode(self, error: ActorflowError, attempt: int = 1) -> bytes:
         """An error of the node's own as ERROR bytes."""
-        return encode_error(error, name="node", node_id=self._node_id, pid=os.getpid(), attempt=_ATTEMPT)
+        return encode_error(error, name="node", node_id=self._node_id, pid=os.getpid(), attempt=attempt)
 
     # -- those that hold up others
 

@@ -30,7 +30,7 @@ class Requests:
         self._node = node
         for handler in (
             *(self.open_queue, self.create_actor, self.kill_actor, self.get_actor, self.actor_error),
-            *(self.list_named_actors, self.left, self.actor_ended, self.forked),
+            *(self.list_named_actors, self.left, self.actor_ended, self.forked, self.name_task),
             *(self.resources, self.nodes, self.state),
         ):
             node.control.handle(handler.__name__, handler)
@@ -43,6 +43,11 @@ class Requests:
         is_async = bool(request.field("options", dict).get("is_async"))
         queue = self._node.scheduling.open_queue(job, _shape(request, "shape"), is_async)
         return None, [queue.mailbox]
+
+    def name_task(self, request: Request) -> Answer:
+        """{"name"}, [function]: what errors call the calls of an exported function."""
+        self._node.name_task(request.reference(0, "cell").name, request.field("name", str))
+        return NOTHING
 
     def create_actor(self, request: Request) -> Answer:
         """{"class": description, "options", "to_place": shape, "to_run": shape}, [actor, mailbox] -> [mailbox]."""

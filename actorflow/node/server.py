@@ -201,15 +201,23 @@ class Node:
 
     def worker_gone(self, worker: Worker, death: Death) -> None:
         """A worker's process has ended: what it had begun gets an error, and its actor is dead."""
-        error = self.actors.error_on_death(worker, death) or self._coroner.task_error(death)
-        self._settle(worker.slot, worker.epoch, error)
+        error = self.actors.error_on_death(worker, death)
+        if error is not None:
+            self._settle(worker.slot, worker.epoch, error)
+        elif not self._stop_asked.done():
+            self._coroner.settle_tasks(worker.slot, worker.epoch, death)
         unborn = self.workers.is_unborn(worker)
         if unborn and not self._stop_asked.done():
             warn(f"a worker ended before it had done anything: {death}")
         self.tell(events.WorkerGone(worker.id, unborn))
-        self.actors.worker_gone(worker, error)
+        if error is not None:
+            self.actors.worker_gone(worker, error)
         if not self.workers:
             self._workers_gone.set()
+
+    def name_task(self, function: tuple[int, int], name: str) -> None:
+        """Calls of that function are called so in errors."""
+        self._coroner.name_task(function, name)
 
     def _fork_gone(self, slot: int, epoch: int, pid: int) -> None:
         """A process that user code forked has ended."""

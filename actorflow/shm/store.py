@@ -18,6 +18,7 @@ Name = tuple[int, int]
 _KIND_MAILBOX = 4
 _FORMAT_ERROR = 3
 _AUDIT_TRIES = 20
+_DOOMED_AT_ONCE = 64
 _BUSY = -12
 
 _STATUS = {
@@ -92,11 +93,20 @@ class Settlement(NamedTuple):
     """What a dead process had left."""
 
     calls_failed: int
+    calls_retried: int
     holds_dropped: int
     lanes_orphaned: int
     inside_operation: bool
     repaired: int
     recount_owed: bool
+
+
+class Doomed(NamedTuple):
+    """A call that dies with its process. `function`: the name of its function's cell, (0, 0): it has none."""
+
+    call: int
+    function: Name
+    attempt: int
 
 
 class Audit(NamedTuple):
@@ -230,24 +240,40 @@ class Store:
 
     # -- the dead
 
-    def settle(self, slot: int, epoch: int, error: bytes) -> Settlement | None:
+    def settle(self, slot: int, epoch: int, error: bytes, *, retry: bool = True) -> Settlement | None:
         """Settles what the ended process of a slot left; calls it had started get `error` (ERROR bytes).
 
+        `retry`: those that have retries left are to be run again instead.
         None: there was not enough memory for it; to be tried again.
         """
         settlement = ffi.new("struct af_settlement *")
         with _Error(self._client, error) as block:
-            status = lib.af_coroner_settle(self._client, slot, epoch, block, _FORMAT_ERROR, settlement)
+            status = lib.af_coroner_settle(self._client, slot, epoch, retry, block, _FORMAT_ERROR, settlement)
         if _check(status, f"settling slot {slot}, epoch {epoch}") == _BUSY:
             return None
         return Settlement(
             calls_failed=settlement.calls_failed,
+            calls_retried=settlement.calls_retried,
             holds_dropped=settlement.holds_dropped,
             lanes_orphaned=settlement.lanes_orphaned,
             inside_operation=bool(settlement.inside_operation),
             repaired=settlement.repaired,
             recount_owed=bool(settlement.recount_owed),
         )
+
+    def doomed(self, slot: int, epoch: int) -> list[Doomed]:
+        """The calls that an ended process had started and that will not be run again, some of them at a time."""
+        found = ffi.new(f"struct af_store_doomed[{_DOOMED_AT_ONCE}]")
+        count = lib.af_store_doomed_read(self._client, slot, epoch, True, found, _DOOMED_AT_ONCE)
+        return [
+            Doomed(entry.call, (entry.function, entry.function_generation), entry.attempt)
+            for entry in found[0:count]
+        ]
+
+    def fail(self, slot: int, epoch: int, call: int, error: bytes) -> bool:
+        """Gives a doomed call its own error (ERROR bytes), before its process is settled. False: it has ended."""
+        with _Error(self._client, error) as block:
+            return bool(lib.af_store_doomed_fail(self._client, slot, epoch, call, block, _FORMAT_ERROR) == 0)
 
     def overdue(self, limit_s: float) -> int | None:
         """Slot of a process that has held a lock for longer than `limit_s`, or None."""

@@ -145,7 +145,7 @@ class Host:
         if body is None:
             method, group = handles.method_and_group(number)
             own = self._bodies[method]
-            body = self._regrouped[number] = Body(own.function, own.name, group)
+            body = self._regrouped[number] = Body(own.function, own.name, group, own.retry_on)
         return body
 
     # -- death

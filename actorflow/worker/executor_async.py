@@ -173,8 +173,10 @@ class AsyncExecutor:
             self._changed.set()
 
     async def _run(self, call: _hot.Call, body: Body) -> None:
+        retry_on = None
         try:
             args, kwargs = call.arguments()
+            retry_on = body.retry_on
             value = await _entering(call, body.function(*args, **kwargs))
         except settling.ExitActor:
             self._leaving.append(call)
@@ -183,21 +185,23 @@ class AsyncExecutor:
             settling.fail(call, error, body.name)
             raise
         except BaseException as error:
-            settling.fail(call, error, body.name)
+            settling.fail(call, error, body.name, retry_on)
         else:
             settling.settle(call, value, body.name)
 
     def _run_sync(self, call: _hot.Call, body: Body) -> None:
         """A plain method of an async actor: runs at once, and the loop waits for it."""
+        retry_on = None
         try:
             args, kwargs = call.arguments()
             _hot.enter(call)
+            retry_on = body.retry_on
             value = body.function(*args, **kwargs)
         except settling.ExitActor:
             self._leaving.append(call)
             self._stop()
         except BaseException as error:
-            settling.fail(call, error, body.name)
+            settling.fail(call, error, body.name, retry_on)
         else:
             settling.settle(call, value, body.name)
 

@@ -62,7 +62,7 @@ class SyncExecutor:
         return not self._leaving
 
     def _run(self, call: _hot.Call) -> None:
-        name = "task"
+        name, retry_on = "task", None
         try:
             body = self._resolve(call)
             name = body.name
@@ -71,10 +71,11 @@ class SyncExecutor:
                 return
             args, kwargs = call.arguments()
             _hot.enter(call)
+            retry_on = body.retry_on
             value = body.function(*args, **kwargs)
         except settling.ExitActor:
             self._leaving.append(call)
         except BaseException as error:
-            settling.fail(call, error, name)
+            settling.fail(call, error, name, retry_on)
         else:
             settling.settle(call, value, name)

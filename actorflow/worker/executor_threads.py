@@ -100,17 +100,18 @@ class ThreadsExecutor:
         thread.start()
 
     def _run(self, call: _hot.Call) -> None:
-        name = "method"
+        name, retry_on = "method", None
         try:
             body = self._resolve(call)
             name = body.name
             args, kwargs = call.arguments()
             _hot.enter(call)
+            retry_on = body.retry_on
             value = body.function(*args, **kwargs)
         except settling.ExitActor:
             self._leaving.append(call)
         except BaseException as error:
-            settling.fail(call, error, name)
+            settling.fail(call, error, name, retry_on)
         else:
             settling.settle(call, value, name)
         finally:

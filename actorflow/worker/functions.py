@@ -9,20 +9,27 @@ from typing import Any
 
 from actorflow import _hot
 from actorflow.client import calls
-from actorflow.client.remote_function import RemoteFunction
+from actorflow.client.remote_function import RemoteFunction, Retried
 
 KEPT_FUNCTIONS = 512  # more than a job has; one that makes functions in a loop must not fill the memory
 
 
+Types = tuple[type[BaseException], ...]
+
+
 class Body:
-    """A function or method that calls can run. `name`: what errors call it; `group`: its concurrency group."""
+    """A function or method that calls can run. `name`: what errors call it; `group`: its concurrency group.
 
-    __slots__ = ("function", "group", "is_async", "name")
+    `retry_on`: types of exceptions on which it is run again.
+    """
 
-    def __init__(self, function: Callable[..., Any], name: str, group: int = 0) -> None:
+    __slots__ = ("function", "group", "is_async", "name", "retry_on")
+
+    def __init__(self, function: Callable[..., Any], name: str, group: int = 0, retry_on: Types = ()) -> None:
         self.function = function
         self.name = name
         self.group = group
+        self.retry_on = retry_on
         self.is_async = inspect.iscoroutinefunction(function)
 
 
@@ -42,9 +49,12 @@ class Functions:
         body = self._bodies.get(name)
         if body is None:
             function: Any = call.load_function()
+            retry_on: Types = ()
+            if isinstance(function, Retried):
+                function, retry_on = function
             if isinstance(function, RemoteFunction):  # it travelled as the name of what the decorator made
                 function = function.function
-            body = self._bodies[name] = Body(function, calls.short_name(function))
+            body = self._bodies[name] = Body(function, calls.short_name(function), retry_on=retry_on)
             self.forget_stale()
             if len(self._bodies) > KEPT_FUNCTIONS:
                 self._bodies.popitem(last=False)

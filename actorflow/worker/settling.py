@@ -14,7 +14,6 @@ from actorflow import _hot, errors
 from actorflow.client import calls
 from actorflow.wire import failures
 
-ATTEMPT = 1
 ROOM_LOOK_S = 0.01
 
 _worker_pid = 0
@@ -55,22 +54,50 @@ def settle(call: _hot.Call, value: Any, name: str) -> None:
         fail(call, _unsettled(error, value, name), name)
 
 
-def fail(call: _hot.Call, error: BaseException, name: str) -> None:
-    """Makes an exception the call's result."""
+def fail(
+    call: _hot.Call, error: BaseException, name: str, retry_on: tuple[type[BaseException], ...] | None = None
+) -> None:
+    """Makes an exception the call's result; or puts the call back, if it may be run again on that exception.
+
+    `retry_on`: what its body says of that, None: the body was not reached. What the caller said for this call goes
+    before it.
+    """
     if is_forked():
         raise error
     if isinstance(error, SystemExit):
         error = _exited(error, name)
-    data = encode(error, name)
     try:
+        if retry_on is not None and _is_to_retry(call, error, retry_on) and _retry(call):
+            return
+        data = encode(error, name, call.attempt)
         _with_room(lambda: call.fail(data))
     except _hot.FencedError:
         _end_fenced()
 
 
-def encode(error: BaseException, name: str) -> bytes:
+def encode(error: BaseException, name: str, attempt: int = 1) -> bytes:
     """An exception as ERROR bytes."""
-    return failures.encode_error(error, name=name, node_id=_node_id, pid=_worker_pid, attempt=ATTEMPT)
+    return failures.encode_error(error, name=name, node_id=_node_id, pid=_worker_pid, attempt=attempt)
+
+
+def _is_to_retry(call: _hot.Call, error: BaseException, retry_on: tuple[type[BaseException], ...]) -> bool:
+    """Whether the error is one of those on which the call is run again, as long as it has retries left."""
+    said = call.retry_exceptions
+    if said is None:
+        return isinstance(error, retry_on)
+    return said and isinstance(error, Exception)
+
+
+def _retry(call: _hot.Call) -> bool:
+    """Puts the call back; False: it is to be settled after all."""
+    done = False
+
+    def step() -> None:
+        nonlocal done
+        done = call.retry()
+
+    _with_room(step)
+    return done
 
 
 def _unsettled(error: BaseException, value: Any, name: str) -> BaseException:

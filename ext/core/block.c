@@ -52,10 +52,9 @@ static void each_of_list(struct af_client *client, af_off member, af_visit visit
 static void each_of_cell(struct af_client *client, af_off block, af_visit visit, void *context) {
   struct af_cell *cell = AF_AT(client, struct af_cell, block);
   af_off references = block + sizeof *cell;
-  if (cell->references > 0)
-    each_of(client, block, references, cell->references, visit, context);
-  else if (cell->value == 0)
-    each_of(client, block, references, cell->value_refs, visit, context);
+  each_of(client, block, references, cell->references, visit, context);
+  if (cell->value == 0 && (cell->references == 0 || cell->value_place != 0))
+    each_of(client, block, references + cell->value_place * sizeof(af_off), cell->value_refs, visit, context);
   visit_one(visit, context, cell->value);
   each_of_list(client, af_cell_followers(client, block), visit, context);
 }

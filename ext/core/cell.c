@@ -202,11 +202,13 @@ int af_cell_result_begin(struct af_client *client, af_off cell, uint32_t referen
   *block = 0;
   if (!is_own(client, of))
     return AF_FENCED;
-  if (room > of->block.capacity - sizeof *of || (of->references > 0 && !may_drop_references(client, cell)))
+  bool kept = of->value_place != 0;
+  if (room + of->value_place * sizeof(af_off) > of->block.capacity - sizeof *of ||
+      (!kept && of->references > 0 && !may_drop_references(client, cell)))
     return result_block(client, references, room, block, where);
-  if (of->references > 0)
+  if (!kept && of->references > 0)
     references_drop(client, cell);
-  *where = (uint8_t *)af_cell_references(client, cell);
+  *where = (uint8_t *)af_cell_value(client, cell);
   return AF_OK;
 }
 

@@ -7,6 +7,10 @@
  * Layout of the block: struct af_cell | references (af_off each, counted: arguments' cells, then mailbox, refs nested in
  * the arguments, function, last the return cells) | argument bytes. A small result overwrites references and arguments
  * (these are dropped first); one that does not fit is an AF_KIND_BYTES or AF_KIND_OBJECT block, owned through `value`.
+ * Retries: a call that may be run again (af_cell_allow_retries) keeps references and arguments until it is DONE; its
+ * small result goes behind them. STARTED -> UNREAD: its executor puts it back (af_cell_retry), or the coroner does,
+ * after its executor has ended. It comes back over the mailbox' ready list, as an AF_KIND_FOLLOWER entry, because its own
+ * block.next may be in a list still; of several entries of one call, one starts it and the others find it moved.
  * Who writes: the maker before it is pushed; then whoever STARTED it; `watch` and `followers` anyone by CAS.
  * Dependents: a call that is not ready follows ONE unfinished cell at a time (linked through its own block.next, one
  * hold counted for the list). Whoever completes that cell moves it on to its next unfinished argument, or makes it
@@ -26,9 +30,10 @@
 
 enum af_phase { AF_WAITING = 1, AF_UNREAD, AF_STARTED, AF_DONE, AF_EXPECTED };
 #define AF_STATE_SLEEPER 0x100u    /* flag in the state word: a thread sleeps on its low half */
+#define AF_STATE_CLAIMED 0x200u    /* flag beside STARTED: nobody runs it, it is being settled (af_cell_settle) */
 #define AF_FOLLOWERS_CLOSED 1ull   /* low bit of `followers`: none may be added */
 
-/* state: [7:0] phase, [8] sleeper, [31:16] slot, [63:32] epoch (of who STARTED it or made it DONE). Its low 32 bits are
+/* state: [7:0] phase, [8] sleeper, [9] claimed, [31:16] slot, [63:32] epoch (of who STARTED it or made it DONE). Its low 32 bits are
  * the futex word. */
 struct af_cell {
   struct af_block block;
@@ -51,9 +56,11 @@ struct af_cell {
   uint16_t method, depth;
   uint8_t format;        /* of the arguments: wire format, the upper layer's */
   uint8_t value_format;  /* of the result */
-  uint8_t attempt, flags;/* attempt and the next two: places for retries */
-  int16_t retries;
+  uint8_t unused, flags;
+  uint16_t value_place;  /* 0: a small result overwrites the references; else it lies this many words behind the struct */
   _Atomic uint16_t pinned; /* 1: its references stay until it is freed (coroner sent a second entry after it) */
+  uint32_t attempt;      /* how often it was run before; whoever STARTED it, then its coroner */
+  int32_t retries;       /* how often it may be run again, -1: always; written as `attempt` */
   uint64_t reserved[2];  /* places for lineage */
 };
 
@@ -83,6 +90,7 @@ int af_cell_create(struct af_client *client, uint32_t references, uint32_t bytes
 static inline af_off *af_cell_references(const struct af_client *client, af_off cell);
 static inline af_off af_cell_followers(const struct af_client *client, af_off cell); /* first of the list */
 static inline uint8_t *af_cell_bytes(const struct af_client *client, af_off cell); /* arguments */
+static inline af_off *af_cell_value(const struct af_client *client, af_off cell);
 /* Sends a filled call. Ready: pushed to `lane`, UNREAD. Not ready: ORDERED: pushed WAITING; else kept by the cell it
  * waits for. AF_FULL / AF_CLOSED: nothing happened, the caller still has it. */
 int af_cell_submit(struct af_client *client, af_off lane, af_off cell);
@@ -108,6 +116,12 @@ int af_cell_complete(struct af_client *client, af_off cell, af_off value, uint32
  * and DONE). AF_BUSY otherwise. Whoever STARTED it must have ended. Its references stay until it is freed, because
  * others may be looking at them. */
 int af_cell_fail(struct af_client *client, af_off cell, uint64_t expected_state, af_off error, uint8_t format);
+/* The maker, before it is sent, references and bytes being known: it may be run `retries` times more (-1: always). */
+void af_cell_allow_retries(struct af_client *client, af_off cell, int32_t retries);
+/* Executor: a call that this client STARTED, and has not begun to complete, is to be run again. AF_EMPTY: no retries
+ * left; AF_CLOSED: its mailbox is closed; AF_FULL: no memory; AF_FENCED: no longer this client's. Nothing happened then.
+ * Of an ordered mailbox it is the next to be read; a mailbox' first call becomes unread, no more. */
+int af_cell_retry(struct af_client *client, af_off cell);
 /* UNREAD -> STARTED by this client. AF_BUSY: no. */
 int af_cell_start(struct af_client *client, af_off cell);
 static inline uint32_t af_cell_phase(const struct af_client *client, af_off cell);
@@ -131,6 +145,10 @@ static inline af_off af_entry_call(const struct af_client *client, af_off entry)
   const struct af_follower *follower = AF_AT(client, struct af_follower, entry);
   return follower->block.kind == AF_KIND_FOLLOWER ? follower->dependent : entry;
 }
+/* Where the small result is: references, then bytes. */
+static inline af_off *af_cell_value(const struct af_client *client, af_off cell) {
+  return af_cell_references(client, cell) + AF_AT(client, struct af_cell, cell)->value_place;
+}
 static inline uint8_t *af_cell_bytes(const struct af_client *client, af_off cell) {
   return (uint8_t *)(af_cell_references(client, cell) + AF_AT(client, struct af_cell, cell)->references);
 }
@@ -138,7 +156,7 @@ static inline uint32_t af_cell_phase(const struct af_client *client, af_off cell
   return (uint32_t)(atomic_load_explicit(&AF_AT(client, struct af_cell, cell)->state, memory_order_acquire) & 0xff);
 }
 
-/* Between cell.c and follow.c. */
+/* Between cell.c, follow.c, retry.c and coroner.c. */
 #define AF_STATE_PHASE 0xffull
 static inline uint64_t af_state_of(const struct af_client *client, enum af_phase phase) {
   return (uint64_t)client->epoch << 32 | (uint64_t)client->slot_index << 16 | (uint64_t)phase;
@@ -150,6 +168,11 @@ void af_cell_finish(struct af_client *client, af_off cell);
 void af_cell_advance(struct af_client *client, af_off entry);
 /* Settles the cell itself, without waking and serving. Owed afterwards: af_cell_finish. AF_BUSY as af_cell_fail. */
 int af_cell_settle(struct af_client *client, af_off cell, uint64_t expected_state, af_off error, uint8_t format);
+/* An entry that stands for the call (count 1, the caller's). */
+int af_cell_entry(struct af_client *client, af_off call, af_off *entry);
+/* Moves the entry's call from STARTED by `slot`, `epoch` to UNREAD, one attempt later, and the entry to where its reader
+ * finds it. The entry's count passes on. */
+void af_cell_redeliver(struct af_client *client, af_off entry, uint32_t slot, uint32_t epoch);
 /* Links an entry to the cell's followers; the entry's count passes to the list. False: the list is closed. */
 bool af_cell_link(struct af_client *client, af_off cell, af_off entry);
 #endif

@@ -23,6 +23,10 @@ struct settling {
   uint32_t index, epoch;
   af_off error;
   uint8_t format;
+  bool retry;         /* calls that may be run again are */
+  af_off reads;       /* mailbox that the dead is known to have held, 0: none yet */
+  bool short_of_memory;
+  _Atomic af_off again; /* list of entries through block.next: calls to be run again, in the order of each caller */
   struct af_settlement *settlement;
 };
 
@@ -38,10 +42,46 @@ static bool is_live(const struct af_client *node, af_off block, uint8_t kind) {
 static bool is_of_dead(const struct settling *settling, af_off cell, enum af_phase phase) {
   uint64_t state = atomic_load_explicit(&cell_at(settling->node, cell)->state, memory_order_seq_cst);
   uint64_t of_dead = (uint64_t)settling->epoch << 32 | (uint64_t)settling->index << 16 | (uint64_t)phase;
-  return (state & ~(uint64_t)AF_STATE_SLEEPER) == of_dead;
+  return (state & ~(uint64_t)(AF_STATE_SLEEPER | AF_STATE_CLAIMED)) == of_dead;
+}
+
+typedef void (*hold_visit)(struct settling *settling, af_off block);
+
+static void each_hold(struct settling *settling, hold_visit visit) {
+  struct af_client *node = settling->node;
+  af_off chunk = atomic_load_explicit(&settling->slot->holds, memory_order_acquire);
+  while (is_live(node, chunk, AF_KIND_HOLDS)) {
+    struct af_holds *holds = AF_AT(node, struct af_holds, chunk);
+    for (uint32_t i = 0; i < holds->capacity; i++)
+      visit(settling, atomic_load_explicit(&holds->entries[i], memory_order_relaxed));
+    chunk = atomic_load_explicit(&holds->next_chunk, memory_order_relaxed);
+  }
 }
 
 /* ---- calls it had begun ---- */
+
+/* Whoever reads a mailbox holds it, so its name cannot have become another's. */
+static void reads_find(struct settling *settling, af_off block) {
+  if (block == settling->reads && is_live(settling->node, block, AF_KIND_MAILBOX))
+    settling->reads |= 1;
+}
+static bool had_held(struct settling *settling, af_off mailbox) {
+  static const af_off found = 1;
+  if (settling->reads == (mailbox | found))
+    return true;
+  settling->reads = mailbox;
+  each_hold(settling, reads_find);
+  return settling->reads == (mailbox | found);
+}
+
+/* Not one that it was settling, nor one of a mailbox that is closed. */
+static bool may_run_again(struct settling *settling, af_off call) {
+  struct af_cell *of = cell_at(settling->node, call);
+  return settling->retry && is_of_dead(settling, call, AF_STARTED) &&
+         !(atomic_load_explicit(&of->state, memory_order_relaxed) & AF_STATE_CLAIMED) && of->retries != 0 &&
+         had_held(settling, of->mailbox) &&
+         !atomic_load_explicit(&AF_AT(settling->node, struct af_mailbox, of->mailbox)->closed, memory_order_acquire);
+}
 
 /* A cell that it had begun to settle, or made DONE without serving what follows. */
 static void cell_close(struct settling *settling, af_off cell) {
@@ -52,7 +92,8 @@ static void cell_close(struct settling *settling, af_off cell) {
     af_cell_fail(settling->node, cell, state, settling->error, settling->format);
 }
 
-/* Return cells first, as af_cell_settle does: they are found through the call only while it is not done. */
+/* Return cells first, as af_cell_settle does: they are found through the call only while it is not done. A call that may
+ * be run again is left for started_settle; what it had given already stays given. */
 static void call_close(struct settling *settling, af_off call) {
   struct af_cell *of = cell_at(settling->node, call);
   if (is_of_dead(settling, call, AF_STARTED)) {
@@ -62,6 +103,8 @@ static void call_close(struct settling *settling, af_off call) {
       if (is_live(settling->node, result, AF_KIND_CELL))
         cell_close(settling, result);
     }
+    if (may_run_again(settling, call))
+      return;
     settling->settlement->calls_failed++;
   }
   cell_close(settling, call);
@@ -80,10 +123,8 @@ static int call_resume(struct settling *settling, af_off call) {
     call_close(settling, call);
     return AF_OK;
   }
-  if (af_heap_allocate(node, sizeof(struct af_follower), AF_KIND_FOLLOWER, AF_CONTROL, &entry) != AF_OK)
+  if (af_cell_entry(node, call, &entry) != AF_OK)
     return AF_BUSY;
-  af_block_hold(node, call);
-  AF_AT(node, struct af_follower, entry)->dependent = call;
   af_cell_advance(node, entry);
   return AF_OK;
 }
@@ -205,18 +246,68 @@ static void mailbox_settle(void *context, struct af_client *node, af_off mailbox
 
 /* ---- holds, marks, boards ---- */
 
-static void started_fail(struct settling *settling) {
-  struct af_client *node = settling->node;
-  af_off chunk = atomic_load_explicit(&settling->slot->holds, memory_order_acquire);
-  while (is_live(node, chunk, AF_KIND_HOLDS)) {
-    struct af_holds *holds = AF_AT(node, struct af_holds, chunk);
-    for (uint32_t i = 0; i < holds->capacity; i++) {
-      af_off block = atomic_load_explicit(&holds->entries[i], memory_order_relaxed);
-      if (is_live(node, block, AF_KIND_CELL) && is_of_dead(settling, block, AF_STARTED))
-        call_close(settling, block);
-    }
-    chunk = atomic_load_explicit(&holds->next_chunk, memory_order_relaxed);
+static _Atomic af_off *entry_next(const struct settling *settling, af_off entry) {
+  return &AF_AT(settling->node, struct af_block, entry)->next;
+}
+
+/* Whether `first` was made before `second`, by one caller; callers among each other in any order that stays. */
+static bool is_before(const struct settling *settling, af_off first, af_off second) {
+  const struct af_cell *a = cell_at(settling->node, first), *b = cell_at(settling->node, second);
+  uint64_t a_caller = (uint64_t)a->caller << 32 | a->caller_epoch, b_caller = (uint64_t)b->caller << 32 | b->caller_epoch;
+  return a_caller != b_caller ? a_caller < b_caller : a->number < b->number;
+}
+
+/* Each once, though it may be held more than once. Without memory for its entry the list ends in `settling`, incomplete,
+ * and nothing has happened yet. */
+static void again_note(struct settling *settling, af_off call) {
+  _Atomic af_off *place = &settling->again;
+  af_off entry, at;
+  while ((at = atomic_load_explicit(place, memory_order_relaxed)) != 0) {
+    af_off there = af_entry_call(settling->node, at);
+    if (there == call)
+      return;
+    if (is_before(settling, call, there))
+      break;
+    place = entry_next(settling, at);
   }
+  if (af_cell_entry(settling->node, call, &entry) != AF_OK) {
+    settling->short_of_memory = true;
+    return;
+  }
+  atomic_store_explicit(entry_next(settling, entry), at, memory_order_relaxed);
+  atomic_store_explicit(place, entry, memory_order_relaxed);
+}
+
+static void started_look(struct settling *settling, af_off block) {
+  if (!is_live(settling->node, block, AF_KIND_CELL) || !is_of_dead(settling, block, AF_STARTED))
+    return;
+  if (may_run_again(settling, block))
+    again_note(settling, block);
+}
+
+static void started_close(struct settling *settling, af_off block) {
+  if (is_live(settling->node, block, AF_KIND_CELL) && is_of_dead(settling, block, AF_STARTED))
+    call_close(settling, block);
+}
+
+/* Those that may be run again are unread from here on, and before all others that are; the others fail. */
+static int started_settle(struct settling *settling) {
+  struct af_client *node = settling->node;
+  af_off entry;
+  each_hold(settling, started_look);
+  if (!settling->short_of_memory)
+    each_hold(settling, started_close);
+  while ((entry = atomic_load_explicit(&settling->again, memory_order_relaxed)) != 0) {
+    atomic_store_explicit(&settling->again, atomic_load_explicit(entry_next(settling, entry), memory_order_relaxed),
+                          memory_order_relaxed);
+    if (settling->short_of_memory) {
+      af_block_drop(node, entry);
+      continue;
+    }
+    settling->settlement->calls_retried++;
+    af_cell_redeliver(node, entry, settling->index, settling->epoch);
+  }
+  return settling->short_of_memory ? AF_BUSY : AF_OK;
 }
 
 static uint32_t mark_take(_Atomic uint32_t *mark) { return atomic_exchange_explicit(mark, 0, memory_order_relaxed); }
@@ -278,20 +369,24 @@ static int settle(struct settling *settling) {
     return status;
   af_extent_unlock_dead(node, settling->index, settling->epoch);
   each_mailbox(node, mailbox_settle, settling);
-  started_fail(settling);
+  status = started_settle(settling);
+  if (status != AF_OK)
+    return status;
   settling->settlement->holds_dropped = af_slot_drop_holds(node, settling->index);
   boards_free(settling);
   af_heap_adopt(node, settling->index, settling->epoch);
   return marks_take_back(settling);
 }
 
-int af_coroner_settle(struct af_client *node, uint32_t slot, uint32_t epoch, af_off error, uint8_t format,
+int af_coroner_settle(struct af_client *node, uint32_t slot, uint32_t epoch, bool retry, af_off error, uint8_t format,
                       struct af_settlement *settlement) {
   *settlement = (struct af_settlement){0};
   if (slot >= node->header->slot_count)
     return AF_BAD;
   struct af_slot *of = af_slot_at(node, slot);
-  struct settling settling = {node, of, slot, epoch, error, format, settlement};
+  struct settling settling = {
+      .node = node, .slot = of, .index = slot, .epoch = epoch, .error = error, .format = format, .retry = retry,
+      .settlement = settlement};
   if (slot_bury(of, epoch) != AF_OK)
     return AF_STALE;
   settlement->inside_operation = atomic_load_explicit(&of->op, memory_order_acquire) != 0;
@@ -305,6 +400,27 @@ int af_coroner_settle(struct af_client *node, uint32_t slot, uint32_t epoch, af_
   atomic_store_explicit(&of->op, 0, memory_order_relaxed);
   atomic_store_explicit(&of->owner, af_slot_word(epoch_next(epoch), AF_SLOT_FREE), memory_order_release);
   return AF_OK;
+}
+
+struct doomed { struct settling settling; af_off *calls; uint32_t most, count; };
+
+static void doomed_note(struct settling *settling, af_off block) {
+  struct doomed *doomed = (struct doomed *)(void *)settling;
+  if (!is_live(settling->node, block, AF_KIND_CELL) || !is_of_dead(settling, block, AF_STARTED) ||
+      may_run_again(settling, block) || doomed->count == doomed->most)
+    return;
+  for (uint32_t i = 0; i < doomed->count; i++)
+    if (doomed->calls[i] == block)
+      return;
+  doomed->calls[doomed->count++] = block;
+}
+
+uint32_t af_coroner_doomed(struct af_client *node, uint32_t slot, uint32_t epoch, bool retry, af_off *calls,
+                           uint32_t most) {
+  struct doomed doomed = {{.node = node, .slot = af_slot_at(node, slot), .index = slot, .epoch = epoch, .retry = retry},
+                          calls, most, 0};
+  each_hold(&doomed.settling, doomed_note);
+  return doomed.count;
 }
 
 /* ---- overdue locks ---- */

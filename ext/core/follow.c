@@ -39,7 +39,7 @@ bool af_cell_link(struct af_client *client, af_off cell, af_off entry) {
 
 /* ---- settling without a result ---- */
 
-/* Takes the cell for this client, so that only one settles it. */
+/* Takes the cell for this client, so that only one settles it. Marked: its coroner is not to have it run. */
 static int settle_claim(struct af_client *client, struct af_cell *of, uint64_t expected_state) {
   uint64_t state = atomic_load_explicit(&of->state, memory_order_acquire);
   for (;;) {
@@ -47,7 +47,7 @@ static int settle_claim(struct af_client *client, struct af_cell *of, uint64_t e
     if (expected_state == 0 ? phase == AF_STARTED || phase == AF_DONE
                             : ((state ^ expected_state) & ~(uint64_t)AF_STATE_SLEEPER) != 0)
       return AF_BUSY;
-    if (atomic_compare_exchange_weak_explicit(&of->state, &state, af_state_of(client, AF_STARTED) | sleeper,
+    if (atomic_compare_exchange_weak_explicit(&of->state, &state, af_state_of(client, AF_STARTED) | AF_STATE_CLAIMED | sleeper,
                                               memory_order_acq_rel, memory_order_acquire))
       return AF_OK;
   }
@@ -72,7 +72,7 @@ static void settle_claimed(struct af_client *client, struct af_cell *of, af_off 
   of->value_format = format;
   AF_POINT(client, 752);
   uint64_t sleeper = atomic_load_explicit(&of->state, memory_order_relaxed) & AF_STATE_SLEEPER;
-  uint64_t own = af_state_of(client, AF_STARTED) | sleeper;
+  uint64_t own = af_state_of(client, AF_STARTED) | AF_STATE_CLAIMED | sleeper;
   while (!atomic_compare_exchange_weak_explicit(&of->state, &own,
                                                 af_state_of(client, AF_DONE) | (own & AF_STATE_SLEEPER),
                                                 memory_order_seq_cst, memory_order_relaxed)) /* SYNC POINT cell-done */

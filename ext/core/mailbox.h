@@ -5,7 +5,7 @@
  * place the offset, publish `pushed` (release), set the lane's mail bit, wake a reader. Nobody waits for a writer, so a
  * writer killed or stopped anywhere harms nobody.
  * Readers: one (actor: no lock) or several (task queue: reader lock). Deepest lanes first, then in turn.
- * Calls whose arguments became ready later (unordered mailboxes) come over the `ready` list: whoever made one ready
+ * Calls whose arguments became ready later (unordered mailboxes), and those that are run again, come over the `ready` list: whoever made one ready
  * links it there through its own block.next, so that needs no memory, no lane and no credit. Any process pushes; only
  * the reader pops, so there is no ABA; it turns the list round into `queue`, first ready first read.
  * Credit: a lane holds at most `credit` unread calls; its writer waits on lane->room (futex or watch).

@@ -134,7 +134,10 @@ enum af_operation {
   X(760, "mailbox of a ready call counted") \
   X(761, "ready call unread, not delivered") \
   X(762, "ready call delivered, its entry not discounted") \
-  X(763, "ready call delivered, its mailbox not discounted")
+  X(763, "ready call delivered, its mailbox not discounted") \
+  X(770, "retry: entry made, call still started") \
+  X(771, "retry: call unread, not delivered") \
+  X(772, "retry: call delivered, still named")
 
 #define AF_POINT_LAST 899
 #endif

@@ -190,7 +190,7 @@ static int take_queue(struct af_client *client, struct af_mailbox *mailbox, af_o
   return status;
 }
 
-/* Lanes and the ready list by depth; when equal, in turn. */
+/* Lanes and the ready list by depth; when equal, in turn; of an ordered mailbox the ready list first. */
 static int take_next(struct af_client *client, struct af_mailbox *mailbox, af_off *cell, uint32_t *hold) {
   for (;;) {
     struct pick pick;
@@ -199,7 +199,8 @@ static int take_next(struct af_client *client, struct af_mailbox *mailbox, af_of
     int depth = ready == 0 ? -1 : cell_at(client, af_entry_call(client, ready))->depth;
     if (ready == 0 && pick.depth < 0)
       return AF_EMPTY;
-    bool queue = depth > pick.depth || (depth == pick.depth && !mailbox->queue_turn);
+    bool ordered = mailbox->block.flags & AF_MAILBOX_ORDERED; /* then it is a call that is run again */
+    bool queue = depth > pick.depth || (depth == pick.depth && (ordered || !mailbox->queue_turn));
     int status = queue ? take_queue(client, mailbox, cell, hold) : take_lane(client, mailbox, &pick, cell, hold);
     if (status != AF_EMPTY)
       return status;

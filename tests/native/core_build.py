@@ -21,7 +21,7 @@ struct af_audit {
   uint32_t consistent;
   af_off first_wrong;
 };
-struct af_settlement { uint32_t calls_failed, holds_dropped; ...; };
+struct af_settlement { uint32_t calls_failed, calls_retried, holds_dropped; ...; };
 int af_segment_create(struct af_client *client, const struct af_layout *layout, const uint8_t *node_id);
 int af_segment_map(struct af_client *client, int memfd);
 void af_segment_unmap(struct af_client *client);
@@ -34,7 +34,7 @@ void af_heap_trim(struct af_client *client);
 int af_block_find(const struct af_client *client, af_off block, uint32_t generation, uint8_t kind);
 bool af_extent_check(struct af_client *client);
 int af_audit_run(struct af_client *client, bool repair, uint32_t tries, struct af_audit *audit);
-int af_coroner_settle(struct af_client *node, uint32_t slot, uint32_t epoch, af_off error, uint8_t format,
+int af_coroner_settle(struct af_client *node, uint32_t slot, uint32_t epoch, bool retry, af_off error, uint8_t format,
                       struct af_settlement *settlement);
 int af_lane_open(struct af_client *client, af_off mailbox, uint16_t depth, af_off *lane);
 void af_lane_close(struct af_client *client, af_off lane);

@@ -85,7 +85,8 @@ class MemoryMachine(RuleBasedStateMachine):
         settlement = self.ffi.new("struct af_settlement *")
         slot, epoch = self.ffi.new("uint32_t *"), self.ffi.new("uint32_t *")
         self.lib.model_identity(dead, slot, epoch)
-        assert self.lib.af_coroner_settle(self.segment.clients[0], slot[0], epoch[0], 0, 3, settlement) == OK
+        node = self.segment.clients[0]
+        assert self.lib.af_coroner_settle(node, slot[0], epoch[0], True, 0, 3, settlement) == OK
         self.lib.af_segment_unmap(dead)
         self.segment.attach()
         self.segment.clients[client] = self.segment.clients.pop()

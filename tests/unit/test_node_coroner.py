@@ -14,7 +14,7 @@ import pytest
 from actorflow.errors import Death, DeathKind, WorkerCrashedError
 from actorflow.node import coroner
 from actorflow.node.coroner import Coroner
-from actorflow.shm.store import Audit, Role, Settlement, SlotFacts, SlotState
+from actorflow.shm.store import Audit, Doomed, Role, Settlement, SlotFacts, SlotState
 from actorflow.wire.failures import decode_error
 
 
@@ -24,6 +24,9 @@ class StoreDouble:
     def __init__(self) -> None:
         self.facts: dict[int, SlotFacts] = {}
         self.settlements: list[Settlement | None] = []
+        self.doomed_calls: list[Doomed] = []
+        self.failed: dict[int, bytes] = {}
+        self.done_meanwhile: set[int] = set()
         self.holder: int | None = None
         self.is_consistent = True
         self.asked: list[Any] = []
@@ -37,9 +40,16 @@ class StoreDouble:
     def unreserve(self, slot: int, epoch: int) -> None:
         self.asked.append(("unreserve", slot, epoch))
 
-    def settle(self, slot: int, epoch: int, error: bytes) -> Settlement | None:
-        self.asked.append(("settle", slot, epoch, error))
+    def settle(self, slot: int, epoch: int, error: bytes, *, retry: bool) -> Settlement | None:
+        self.asked.append(("settle", slot, epoch, error, retry))
         return self.settlements.pop(0)
+
+    def doomed(self, slot: int, epoch: int) -> list[Doomed]:
+        return [doomed for doomed in self.doomed_calls if doomed.call not in self.failed]
+
+    def fail(self, slot: int, epoch: int, call: int, error: bytes) -> bool:
+        self.failed[call] = error
+        return call not in self.done_meanwhile
 
     def overdue(self, limit_s: float) -> int | None:
         return self.holder
@@ -89,9 +99,9 @@ def test_who_never_came_is_taken_off_the_list(bench: Bench) -> None:
 
 def test_the_dead_are_settled_with_the_error(bench: Bench, capfd: pytest.CaptureFixture[str]) -> None:
     bench.store.add(1, 3, SlotState.LIVE, 4711)
-    bench.store.settlements = [Settlement(1, 0, 0, True, 2, False)]
+    bench.store.settlements = [Settlement(1, 0, 0, 0, True, 2, False)]
     bench.coroner.settle(1, 3, b"error")
-    assert bench.store.asked == [("settle", 1, 3, b"error")]
+    assert bench.store.asked == [("settle", 1, 3, b"error", True)]
     assert "process 4711 died inside an operation; 2 counts were repaired" in capfd.readouterr().err
     bench.look()
     assert ("audit", True) not in bench.store.asked
@@ -100,17 +110,17 @@ def test_the_dead_are_settled_with_the_error(bench: Bench, capfd: pytest.Capture
 def test_what_cannot_be_settled_is_tried_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(coroner, "AGAIN_S", 0.0)
     bench.store.add(1, 3, SlotState.LIVE)
-    bench.store.settlements = [None, Settlement(0, 0, 0, False, 0, False)]
+    bench.store.settlements = [None, Settlement(0, 0, 0, 0, False, 0, False)]
     bench.coroner.settle(1, 3, b"error")
     assert len(bench.store.asked) == 1
     for _ in range(3):
         bench.loop.run_until_complete(asyncio.sleep(0))
-    assert bench.store.asked == [("settle", 1, 3, b"error")] * 2
+    assert bench.store.asked == [("settle", 1, 3, b"error", True)] * 2
 
 
 def test_a_recount_that_is_owed_is_made_until_it_succeeds(bench: Bench) -> None:
     bench.store.add(1, 3, SlotState.LIVE)
-    bench.store.settlements = [Settlement(0, 0, 0, True, 0, True)]
+    bench.store.settlements = [Settlement(0, 0, 0, 0, True, 0, True)]
     bench.coroner.settle(1, 3, b"error")
     bench.store.asked.clear()
     bench.store.is_consistent = False
@@ -155,3 +165,31 @@ def test_errors_say_who_died_and_how(bench: Bench) -> None:
     assert isinstance(error, WorkerCrashedError)
     assert error.death == death
     assert "killed by signal 9 (SIGKILL) (pid 17, node cafe)" in str(error)
+
+
+def test_each_task_that_is_not_run_again_is_told_its_name_and_attempt(bench: Bench) -> None:
+    death = Death(DeathKind.SIGNALLED, pid=17, node_id="cafe", signal=9)
+    bench.store.add(1, 3, SlotState.LIVE)
+    bench.store.settlements = [Settlement(0, 0, 0, 0, False, 0, False)]
+    bench.store.doomed_calls = [Doomed(100, (8, 1), 4), Doomed(200, (9, 1), 1)]
+    bench.coroner.name_task((8, 1), "train")
+    bench.coroner.settle_tasks(1, 3, death)
+    told = [decode_error(bench.store.failed[call]) for call in (100, 200)]
+    assert [(error.task_name, error.attempt) for error in told] == [("train", 4), ("task", 1)]  # type: ignore[attr-defined]
+    assert bench.store.asked == [("settle", 1, 3, bench.coroner.task_error(death), True)]
+
+
+def test_calls_that_ended_by_themselves_are_left_to_the_settling(bench: Bench) -> None:
+    bench.store.add(1, 3, SlotState.LIVE)
+    bench.store.settlements = [Settlement(0, 0, 0, 0, False, 0, False)]
+    bench.store.doomed_calls = [Doomed(100, (8, 1), 1)]
+    bench.store.done_meanwhile = {100}
+    bench.coroner.settle_tasks(1, 3, Death(DeathKind.SIGNALLED, signal=9))
+    assert len(bench.store.asked) == 1
+
+
+def test_names_of_tasks_are_bounded(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(coroner, "KEPT_NAMES", 2)
+    for number in range(5):
+        bench.coroner.name_task((number, 1), str(number))
+    assert bench.coroner._task_names == {(3, 1): "3", (4, 1): "4"}

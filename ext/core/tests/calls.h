@@ -78,7 +78,7 @@ static inline int call_answer(struct af_client *client, af_off cell, uint32_t ho
 static inline uint64_t call_result(const struct af_client *client, af_off cell) {
   const struct af_cell *of = cell_of(client, cell);
   uint64_t number;
-  const void *from = of->value == 0 ? (const void *)af_cell_references(client, cell)
+  const void *from = of->value == 0 ? (const void *)af_cell_value(client, cell)
                                     : (const void *)(AF_AT(client, struct af_object, of->value) + 1);
   memcpy(&number, from, sizeof number);
   return number;

@@ -2,7 +2,9 @@
  *
  * A caller keeps calls of all kinds in flight to an actor and to a task queue, each of which has a reader of its own. The
  * victim (test_crash.c) calls both and reads the queue too, so a call of the caller may fail because the victim had
- * started it. Nothing else may happen to a call: each is executed once, or failed having been started. */
+ * started it. Nothing else may happen to a call: each is executed once, or failed having been started. One of three may be
+ * run again, and some of these are put back once by whoever runs them: they never fail, and are executed once for each
+ * attempt at most. */
 #ifndef AF_TEST_CRASH_WORLD_H
 #define AF_TEST_CRASH_WORLD_H
 #include "calls.h"
@@ -46,15 +48,28 @@ static inline void settle_number(struct af_client *client, af_off cell, uint64_t
   CHECK_OK(af_cell_complete(client, cell, block, 0, bytes, 1));
 }
 
+static inline bool is_retriable(uint64_t number) { return number / 2 % 3 == 0; }
+
+/* The first time some are put back. False: it is to be executed. */
+static inline bool put_back(struct af_client *client, af_off cell, uint64_t number) {
+  if (!is_retriable(number) || cell_of(client, cell)->attempt > 0 || number / 6 % 2 != 0)
+    return false;
+  int status = af_cell_retry(client, cell);
+  CHECK(status == AF_OK || status == AF_CLOSED || status == AF_FULL, "retry gave %d", status);
+  return status == AF_OK;
+}
+
 /* A started call: counts it, completes its return cells, then itself, and lets go of it. */
 static inline void execute(struct world *world, struct af_client *client, af_off cell, uint32_t hold, uint32_t bytes) {
   uint64_t number = call_number(client, cell);
   uint32_t outer = af_op_begin(client, 1), returns = cell_of(client, cell)->returns;
   af_off *references = af_cell_references(client, cell);
   atomic_fetch_add(&world->common->executed[number], 1);
-  for (uint32_t i = cell_of(client, cell)->references - returns; i < cell_of(client, cell)->references; i++)
-    settle_number(client, references[i], number + 2, 8);
-  settle_number(client, cell, number + 1, bytes);
+  if (!put_back(client, cell, number)) {
+    for (uint32_t i = cell_of(client, cell)->references - returns; i < cell_of(client, cell)->references; i++)
+      settle_number(client, references[i], number + 2, 8);
+    settle_number(client, cell, number + 1, bytes);
+  }
   af_hold_drop(client, hold);
   af_op_end(client, outer);
 }
@@ -88,6 +103,7 @@ static inline int make_and_send(struct af_client *client, af_off lane, uint64_t 
   cell_of(client, made->call)->arguments = argument != 0;
   cell_of(client, made->call)->returns = returns;
   memcpy(af_cell_bytes(client, made->call), &number, sizeof number);
+  af_cell_allow_retries(client, made->call, is_retriable(number) ? -1 : 0);
   int status = af_cell_submit(client, lane, made->call);
   if (status != AF_OK) {
     af_hold_drop(client, made->hold);
@@ -165,26 +181,28 @@ static inline bool round_done(struct caller *caller, const struct round *round) 
          (round->second.call == 0 || af_cell_is_done(&caller->client, round->second.call));
 }
 
-static inline void answer_check(struct caller *caller, af_off cell, uint64_t number, uint64_t wanted, bool may_fail) {
+static inline void answer_check(struct caller *caller, af_off call, af_off cell, uint64_t number, uint64_t wanted,
+                                bool may_fail) {
   uint32_t executed = atomic_load(&caller->world->common->executed[number]);
+  uint32_t most = cell_of(&caller->client, call)->attempt + 1;
   const struct af_cell *of = cell_of(&caller->client, cell);
   if (of->value_format == ERROR_FORMAT) {
-    CHECK(may_fail && of->value == caller->world->error && executed <= 1, "call %lu failed, executed %u times", number,
-          executed);
+    CHECK(may_fail && of->value == caller->world->error && executed <= 1 && !is_retriable(number),
+          "call %lu failed, executed %u times", number, executed);
     return;
   }
-  CHECK(executed == 1 && call_result(&caller->client, cell) == wanted, "call %lu executed %u times, result %lu", number,
+  CHECK(executed >= 1 && executed <= most && call_result(&caller->client, cell) == wanted, "call %lu executed %u times, result %lu", number,
         executed, call_result(&caller->client, cell));
 }
 
 static inline void round_end(struct caller *caller, uint32_t at) {
   struct round *round = &caller->rounds[at];
   struct common *common = caller->world->common;
-  answer_check(caller, round->first.call, 2 * at, 2 * at + 1, round->kind != 0);
+  answer_check(caller, round->first.call, round->first.call, 2 * at, 2 * at + 1, round->kind != 0);
   if (round->first.result != 0)
-    answer_check(caller, round->first.result, 2 * at, 2 * at + 2, true);
+    answer_check(caller, round->first.call, round->first.result, 2 * at, 2 * at + 2, true);
   if (round->second.call != 0)
-    answer_check(caller, round->second.call, 2 * at + 1, 2 * at + 2, round->kind == 2);
+    answer_check(caller, round->second.call, round->second.call, 2 * at + 1, 2 * at + 2, round->kind == 2);
   atomic_fetch_add(round->kind == 0 ? &common->actor_rounds : &common->queue_rounds, 1);
   made_drop(&caller->client, &round->first);
   made_drop(&caller->client, &round->second);

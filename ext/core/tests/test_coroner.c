@@ -26,9 +26,9 @@ static void scene_make(struct scene *scene, uint8_t flags) {
 static struct af_settlement victim_dies(struct scene *scene) {
   struct af_settlement settlement, again;
   uint32_t slot = scene->victim.slot_index, epoch = scene->victim.epoch;
-  CHECK_OK(af_coroner_settle(&scene->node, slot, epoch, scene->error, FORMAT, &settlement));
+  CHECK_OK(af_coroner_settle(&scene->node, slot, epoch, true, scene->error, FORMAT, &settlement));
   CHECK(!settlement.recount_owed, "recounted");
-  CHECK(af_coroner_settle(&scene->node, slot, epoch, scene->error, FORMAT, &again) == AF_STALE, "once");
+  CHECK(af_coroner_settle(&scene->node, slot, epoch, true, scene->error, FORMAT, &again) == AF_STALE, "once");
   af_segment_unmap(&scene->victim);
   return settlement;
 }
@@ -215,7 +215,7 @@ static void test_marks_inside_operation(void) {
     atomic_store(&scene.victim.slot->token, mark);
     atomic_fetch_add(&other.slot->marks, 1); /* another is at it too */
     struct af_settlement settlement;
-    CHECK(af_coroner_settle(node, scene.victim.slot_index, scene.victim.epoch, scene.error, FORMAT, &settlement) == AF_BUSY,
+    CHECK(af_coroner_settle(node, scene.victim.slot_index, scene.victim.epoch, true, scene.error, FORMAT, &settlement) == AF_BUSY,
           "later");
     atomic_fetch_add(&other.slot->marks, 1);
     settlement = victim_dies(&scene);
@@ -334,9 +334,9 @@ static void test_reserved_slot(void) {
   CHECK_OK(af_hold_record(node, cell, &hold));
   CHECK_OK(af_fork_prepare(node, &index, &epoch));
   CHECK(block_at(node, cell)->count == 2, "the child's hold");
-  CHECK_OK(af_coroner_settle(node, index, epoch, 0, 0, &settlement));
+  CHECK_OK(af_coroner_settle(node, index, epoch, true, 0, 0, &settlement));
   CHECK(block_at(node, cell)->count == 1 && settlement.holds_dropped == 3, "%u holds", settlement.holds_dropped);
-  CHECK(af_coroner_settle(node, 9999, 1, 0, 0, &settlement) == AF_BAD, "no slot");
+  CHECK(af_coroner_settle(node, 9999, 1, true, 0, 0, &settlement) == AF_BAD, "no slot");
   CHECK(af_slot_is(node, scene.victim.slot_index, scene.victim.epoch), "alive");
   af_hold_drop(node, hold);
   victim_dies(&scene);

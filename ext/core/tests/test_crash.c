@@ -37,6 +37,7 @@ struct victim {
   uint64_t random;
   uint32_t next_id, last_id; /* of its calls: no two of a world bear the same */
   uint8_t board;
+  uint32_t read_holds[3]; /* on the mailboxes that it reads, as every reader has them */
 };
 
 static uint32_t dice(struct victim *victim, uint32_t sides) { return random_next(&victim->random) % sides; }
@@ -228,6 +229,9 @@ static void victim_begin(struct victim *victim, uint32_t slot, uint32_t epoch) {
   CHECK_OK(af_slot_claim(client, slot, epoch));
   for (uint32_t i = 0; i < (client->point == 500 ? AF_BOARDS : 1); i++)
     CHECK_OK(af_board_create(client, &victim->board, &board));
+  CHECK_OK(af_hold_take(client, victim->world->queue, &victim->read_holds[2]));
+  for (uint32_t i = 0; i < 2; i++)
+    CHECK_OK(af_hold_take(client, victim->world->own[i], &victim->read_holds[i]));
   CHECK_OK(af_lane_open(client, victim->world->actor, 0, &victim->actor_lane));
   CHECK_OK(af_lane_open(client, victim->world->queue, 2, &victim->queue_lane));
 }
@@ -242,6 +246,8 @@ static void victim_end(struct victim *victim) {
   for (uint32_t i = 0; i < 2; i++)
     if (victim->own_lanes[i] != 0)
       af_lane_close(client, victim->own_lanes[i]);
+  for (uint32_t i = 0; i < 3; i++)
+    af_hold_drop(client, victim->read_holds[i]);
   client_detach(client);
 }
 
@@ -289,7 +295,7 @@ static void victim_settle(struct world *world, uint32_t slot, uint32_t epoch, in
   struct af_settlement settlement;
   int status;
   do
-    status = af_coroner_settle(&world->node, slot, epoch, world->error, ERROR_FORMAT, &settlement);
+    status = af_coroner_settle(&world->node, slot, epoch, true, world->error, ERROR_FORMAT, &settlement);
   while (status == AF_BUSY);
   CHECK(status == AF_OK || status == AF_STALE, "point %d: settle gave %d", number, status);
   struct af_audit audit = {.consistent = status != AF_OK || !settlement.recount_owed};
@@ -326,6 +332,9 @@ static void others_go_on(struct world *world, pid_t pid, uint32_t slot, uint32_t
     common->slowest_ns = took_ns;
 }
 
+/* One that may be run again is put back once by who runs it, and once by the coroner of that one. */
+static uint32_t runs_most(uint32_t id) { return is_retriable(id) ? 3 : 1; }
+
 /* Each that it had sent to the actor is executed, though it is dead; no call twice. */
 static void victim_calls_check(struct world *world, int number, uint32_t seed) {
   struct common *common = world->common;
@@ -335,7 +344,7 @@ static void victim_calls_check(struct world *world, int number, uint32_t seed) {
       CHECK(af_now_ns() - since < DEADLINE_NS, "point %d: call %u was lost", number, id);
       sched_yield();
     }
-    CHECK(atomic_load(&common->executed[id]) <= 1, "point %d: call %u was run twice", number, id);
+    CHECK(atomic_load(&common->executed[id]) <= runs_most(id), "point %d: call %u was run too often", number, id);
   }
 }
 
@@ -390,7 +399,7 @@ static void point_run(int number, bool must, int signal, uint32_t rounds, uint64
   CHECK(met == rounds || !must, "point %d was met %u times", number, met);
   world_end(&world);
   for (uint32_t id = 0; id < IDS; id++)
-    CHECK(atomic_load(&common->executed[id]) <= 1, "point %d: call %u was run twice", number, id);
+    CHECK(atomic_load(&common->executed[id]) <= runs_most(id), "point %d: call %u was run too often", number, id);
   *slowest_ns = common->slowest_ns > *slowest_ns ? common->slowest_ns : *slowest_ns;
   munmap(common, sizeof *common);
 }
