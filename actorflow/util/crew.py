@@ -17,6 +17,8 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
+import uvloop
+
 from actorflow import errors
 from actorflow.client import cluster, runtime
 from actorflow.client.decorator import remote
@@ -60,7 +62,7 @@ class Crew:
         self._idle: list[asyncio.Future[None]] = []  # the last one is warmest
         self._lock = threading.RLock()  # guards _is_open and the loop's end: after either nothing is added
         self._is_open = True
-        self._loop: asyncio.AbstractEventLoop | None = asyncio.new_event_loop()  # None: the thread has ended
+        self._loop: asyncio.AbstractEventLoop | None = uvloop.new_event_loop()  # None: the thread has ended
         self._members: list[asyncio.Task[None]] = []
         self._thread = threading.Thread(
             target=self._run, args=(size, self._loop), name="actorflow-crew", daemon=True
@@ -76,7 +78,7 @@ class Crew:
         with self._lock:
             self.check_open()
             self._jobs.append(job)
-            self._call_soon(self._wake_one)
+            self._call_soon(self._wake_for_job)
         return job.future
 
     def check_open(self) -> None:
@@ -134,7 +136,7 @@ class Crew:
     async def _serve(self) -> None:
         """One member: a process at a time, and the jobs that it takes."""
         member, calls = None, 0
-        while (job := await self._next()) is not None:
+        while (job := await self._next(member is not None)) is not None:
             if not job.future.set_running_or_notify_cancel():
                 continue
             if member is None:
@@ -145,13 +147,13 @@ class Crew:
             if not await self._carry_out(job, member) or calls == self._max_calls:
                 member = None  # its process ends with its last handle
 
-    async def _next(self) -> Job | None:
-        """The job to do next; None when none will come."""
+    async def _next(self, is_warm: bool) -> Job | None:
+        """The job to do next; None when none will come. Who has a process already is asked first."""
         while not self._jobs:
             if not self._is_open:
                 return None
             place = asyncio.get_running_loop().create_future()
-            self._idle.append(place)
+            self._idle.insert(len(self._idle) if is_warm else 0, place)
             await place
         return self._jobs.popleft()
 
@@ -180,6 +182,10 @@ class Crew:
             return not isinstance(error, errors.ActorDiedError) or isinstance(error, errors.TaskError)
         job.future.set_result(value)
         return True
+
+    def _wake_for_job(self) -> None:
+        if self._jobs:  # or a busy member has become free and taken it
+            self._wake_one()
 
     def _wake_one(self) -> None:
         while self._idle:

@@ -6,6 +6,7 @@ import concurrent.futures
 import functools
 import itertools
 import multiprocessing
+import queue
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -84,6 +85,7 @@ class IMapIterator:
         self._chunks = chunks
         self._ordered = ordered
         self._sent: deque[Future] = deque()
+        self._done: queue.SimpleQueue[Future] = queue.SimpleQueue()
         self._items: deque[Any] = deque()  # of chunks that are back
         self._lock = threading.Lock()
         for _ in range(ahead):
@@ -106,18 +108,25 @@ class IMapIterator:
 
     def _take(self, timeout: float | None) -> None:
         """Takes in the chunk that is next."""
-        awaited = [self._sent[0]] if self._ordered else list(self._sent)
-        done, _ = concurrent.futures.wait(awaited, timeout, concurrent.futures.FIRST_COMPLETED)
-        if not done:
-            raise TimeoutError
-        future = next(iter(done))
-        self._sent.remove(future)
+        if self._ordered:
+            if not concurrent.futures.wait(list(self._sent)[:1], timeout).done:
+                raise TimeoutError
+            future = self._sent.popleft()
+        else:
+            try:
+                future = self._done.get(timeout=timeout)
+            except queue.Empty:
+                raise TimeoutError from None
+            self._sent.remove(future)
         self._send_next()
         self._items += future.result()
 
     def _send_next(self) -> None:
         for chunk in itertools.islice(self._chunks, 1):
-            self._sent.append(self._send(chunk))
+            future = self._send(chunk)
+            self._sent.append(future)
+            if not self._ordered:
+                future.add_done_callback(self._done.put)
 
 
 def _call_back(callback: Callback | None, error_callback: Callback | None, result: Future) -> None:
