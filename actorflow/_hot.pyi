@@ -76,6 +76,10 @@ def serve_zygote(node_socket: int, node_pidfd: int) -> tuple[int, int, tuple[int
     """The zygote's loop over a SOCK_SEQPACKET socket; see zygote.py for the records. Returns in each forked worker
     (slot, epoch, command mailbox), and in the zygote None once the node is gone."""
 
+def print_titled(descriptor: int, inode: int, title: bytes, data: object) -> int:
+    """Writes all of a buffer to the pipe with that inode, in pieces behind headers (wire/printed.py), or as it is where
+    the descriptor is something else. Releases the GIL. Returns how many bytes; OSError."""
+
 def fork_slot() -> tuple[int, int]:
     """In a forked child: the (slot, epoch) to announce to the node."""
 

@@ -89,6 +89,21 @@ class Config:
         4 * KIB,
         GIB,
     )
+    output_buffer_bytes: int = _row(
+        4 * MIB,
+        "workers' lines that wait for a driver that is busy; beyond, they are dropped and counted",
+        64 * KIB,
+        GIB,
+    )
+    output_repeat_s: float = _row(
+        5.0,
+        "lines that several processes print alike in this time are shown once, as in Ray; 0: all are",
+        0.0,
+        3_600.0,
+    )
+    output_json: bool = _row(
+        False, "for people, lines get a prefix; for programs, each one can be a JSON object"
+    )
     attach_timeout_s: float = _row(
         10.0,
         "a node answers Hello in under 1 ms; whole seconds pass only on a machine that swaps",

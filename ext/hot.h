@@ -142,6 +142,7 @@ PyObject *hot_call_new(struct session *session, af_off cell, uint32_t index); /*
 
 /* hot_zygote.c, hot_wait.c, hot_board.c */
 int hot_add_zygote(PyObject *module);
+int hot_add_print(PyObject *module);
 int hot_add_waits(PyObject *module);
 int hot_add_board(PyObject *module);
 /* Waits until the cell is done: 0, or -1 with an exception. */

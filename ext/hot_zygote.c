@@ -3,14 +3,17 @@
  * Purpose: a worker shares every page with the zygote that neither has written since the fork. Running Python writes
  * reference counts all over the heap, so a loop in Python would cost each worker about a megabyte; this one writes
  * nothing that is shared.
- * Guarantees: each order is answered by FORKED (with the worker's pidfd) or NOT_FORKED; each worker's end by EXITED. A
- * child that has ended is killed as a group before it is reaped: until then its process id can be nobody else's.
+ * Guarantees: each order is answered by FORKED (with the worker's pidfd and the ends to read of two pipes) or
+ * NOT_FORKED; each worker's end by EXITED. A child that has ended is killed as a group before it is reaped: until then
+ * its process id can be nobody else's. Standard output and error of a worker, and of what it starts, are the pipes.
  * Assumes: a single-threaded process, a SOCK_SEQPACKET socket to the node, SIGCHLD not used by anyone else here. */
 #include "hot.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
@@ -24,6 +27,7 @@ struct order { uint32_t slot, epoch; uint64_t commands; uint32_t commands_genera
 enum report_kind { REPORT_FORKED = 1, REPORT_NOT_FORKED, REPORT_EXITED };
 struct report { uint32_t kind, slot, epoch; int32_t pid, value; }; /* value: errno, or the wait status */
 struct child { pid_t pid; uint32_t slot, epoch; };
+struct pipes { int output[2], errors[2]; }; /* as pipe(2) gives them: to read, to write */
 struct zygote {
   int node, node_pidfd, signals;
   struct sigaction interrupt; /* what SIGINT does in the workers: here it is ignored */
@@ -31,23 +35,31 @@ struct zygote {
   size_t count, room;
 };
 
-static bool tell(struct zygote *zygote, struct report report, int descriptor) {
+enum { PIDFD, OUTPUT, ERRORS, SENT }; /* the descriptors that come with FORKED */
+
+static bool tell_with(struct zygote *zygote, struct report report, const int *descriptors, size_t count) {
   struct iovec part = {&report, sizeof report};
-  union { struct cmsghdr header; char room[CMSG_SPACE(sizeof(int))]; } control = {0};
+  union { struct cmsghdr header; char room[CMSG_SPACE(SENT * sizeof(int))]; } control = {0};
   struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1};
-  if (descriptor >= 0) {
+  if (count > 0) {
     message.msg_control = &control;
-    message.msg_controllen = sizeof control.room;
+    message.msg_controllen = CMSG_SPACE(count * sizeof(int));
     struct cmsghdr *header = CMSG_FIRSTHDR(&message);
     header->cmsg_level = SOL_SOCKET;
     header->cmsg_type = SCM_RIGHTS;
-    header->cmsg_len = CMSG_LEN(sizeof(int));
-    memcpy(CMSG_DATA(header), &descriptor, sizeof descriptor);
+    header->cmsg_len = CMSG_LEN(count * sizeof(int));
+    memcpy(CMSG_DATA(header), descriptors, count * sizeof(int));
   }
   ssize_t sent;
   do sent = sendmsg(zygote->node, &message, MSG_NOSIGNAL);
   while (sent < 0 && errno == EINTR);
   return sent == (ssize_t)sizeof report;
+}
+
+static bool tell(struct zygote *zygote, struct report report) { return tell_with(zygote, report, NULL, 0); }
+
+static bool refuse(struct zygote *zygote, const struct order *order, int why) {
+  return tell(zygote, (struct report){REPORT_NOT_FORKED, order->slot, order->epoch, 0, why});
 }
 
 static bool remember(struct zygote *zygote, pid_t pid, const struct order *order) {
@@ -62,32 +74,59 @@ static bool remember(struct zygote *zygote, pid_t pid, const struct order *order
   return true;
 }
 
-static bool born(struct zygote *zygote, pid_t pid, const struct order *order) {
+static bool born(struct zygote *zygote, pid_t pid, const struct order *order, const struct pipes *pipes) {
   (void)setpgid(pid, pid); /* the child does so too: either may be first */
   if (!remember(zygote, pid, order)) {
     (void)kill(pid, SIGKILL); /* unknown, it would be reaped without a word */
-    return tell(zygote, (struct report){REPORT_NOT_FORKED, order->slot, order->epoch, 0, ENOMEM}, -1);
+    return refuse(zygote, order, ENOMEM);
   }
   int pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
   if (pidfd < 0) {
     int why = errno;
     zygote->count--; /* its end is nobody's business then */
     (void)kill(pid, SIGKILL);
-    return tell(zygote, (struct report){REPORT_NOT_FORKED, order->slot, order->epoch, 0, why}, -1);
+    return refuse(zygote, order, why);
   }
-  bool told = tell(zygote, (struct report){REPORT_FORKED, order->slot, order->epoch, pid, 0}, pidfd);
+  const int sent[SENT] = {[PIDFD] = pidfd, [OUTPUT] = pipes->output[0], [ERRORS] = pipes->errors[0]};
+  bool told = tell_with(zygote, (struct report){REPORT_FORKED, order->slot, order->epoch, pid, 0}, sent, SENT);
   close(pidfd);
   return told;
 }
 
+static bool pipes_init(struct pipes *pipes) {
+  if (pipe2(pipes->output, O_CLOEXEC) < 0) return false;
+  if (pipe2(pipes->errors, O_CLOEXEC) == 0) return true;
+  int why = errno;
+  close(pipes->output[0]);
+  close(pipes->output[1]);
+  errno = why;
+  return false;
+}
+
+static void pipes_fini(struct pipes *pipes) {
+  for (int end = 0; end < 2; end++) {
+    close(pipes->output[end]);
+    close(pipes->errors[end]);
+  }
+}
+
+/* In the child: standard output and error are the pipes, and what C code prints is written at each line's end. */
+static void print_into(struct pipes *pipes) {
+  dup2(pipes->output[1], STDOUT_FILENO);
+  dup2(pipes->errors[1], STDERR_FILENO);
+  pipes_fini(pipes);
+  (void)setvbuf(stdout, NULL, _IOLBF, 0);
+}
+
 /* In the child: a group of its own, and death with the zygote. */
-static void settle_in(struct zygote *zygote, pid_t parent) {
+static void settle_in(struct zygote *zygote, pid_t parent, struct pipes *pipes) {
   sigset_t set;
   (void)setpgid(0, 0);
   (void)prctl(PR_SET_PDEATHSIG, SIGKILL);
   if (getppid() != parent) _exit(1); /* it died before it could take this process along */
   close(zygote->node);
   close(zygote->signals);
+  print_into(pipes);
   sigemptyset(&set);
   sigaddset(&set, SIGCHLD);
   sigaction(SIGINT, &zygote->interrupt, NULL);
@@ -101,13 +140,16 @@ static int take_order(struct zygote *zygote, struct order *order) {
   ssize_t got = recv(zygote->node, order, sizeof *order, MSG_DONTWAIT);
   if (got < 0 && (errno == EAGAIN || errno == EINTR)) return 0;
   if (got != (ssize_t)sizeof *order) return -1;
+  struct pipes pipes;
+  if (!pipes_init(&pipes)) return refuse(zygote, order, errno) ? 0 : -1;
   pid_t parent = getpid(), pid = fork();
   if (pid == 0) {
-    settle_in(zygote, parent);
+    settle_in(zygote, parent, &pipes);
     return 1;
   }
-  if (pid < 0) return tell(zygote, (struct report){REPORT_NOT_FORKED, order->slot, order->epoch, 0, errno}, -1) ? 0 : -1;
-  return born(zygote, pid, order) ? 0 : -1;
+  bool told = pid < 0 ? refuse(zygote, order, errno) : born(zygote, pid, order, &pipes);
+  pipes_fini(&pipes);
+  return told ? 0 : -1;
 }
 
 /* False: the node is gone. */
@@ -119,7 +161,7 @@ static bool bury(struct zygote *zygote, pid_t pid) {
     (void)kill(-pid, SIGKILL);
     (void)waitpid(pid, &status, 0);
     zygote->children[i] = zygote->children[--zygote->count];
-    return tell(zygote, (struct report){REPORT_EXITED, child.slot, child.epoch, pid, status}, -1);
+    return tell(zygote, (struct report){REPORT_EXITED, child.slot, child.epoch, pid, status});
   }
   (void)waitpid(pid, &status, 0); /* an orphan of a worker's */
   return true;

@@ -1,7 +1,7 @@
 """The socket between a driver and its node: starting a private node or finding a shared one, attaching, ending.
 
-Nothing of a call goes over it. It carries the handshake (with the memory's descriptor), the node's last words, and
-by its end tells each side that the other is gone.
+Nothing of a call goes over it. It carries the handshake (with the memory's descriptor), what workers print, the
+node's last words, and by its end tells each side that the other is gone.
 """
 
 from __future__ import annotations
@@ -15,13 +15,17 @@ import site
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 from actorflow import _hot, config
+from actorflow.client.output import OutputReader
 from actorflow.options import InitOptions
+from actorflow.shm.process import fill_standard_descriptors
 from actorflow.wire import auth, framing, messages
 
 READ_BYTES = 65536
+LAST_LINES_S = 1.0  # for the node to send, and for a terminal to take, what was printed last
 KILL_AFTER_S = 3.0  # beyond the grace that the node itself gives its workers
 LISTENING = 0x10000  # flag of a listening socket in /proc/net/unix (__SO_ACCEPTCON)
 UNIX_SOCKETS = Path("/proc/net/unix")
@@ -37,6 +41,8 @@ class Connection:
         self._process = process
         self._decoder: framing.Decoder[messages.Message] = framing.Decoder()
         self._last_words = ""
+        self._reading = threading.Lock()  # of the socket and the decoder
+        self._output: OutputReader | None = None
         self.job_id = 0
         self.node_pid = 0
 
@@ -49,7 +55,9 @@ class Connection:
         shared = cls(_connected(options.address), None) if options.address else None
         connection = shared or cls._started(options)
         try:
-            connection._attach(namespace)
+            connection._attach(namespace, options)
+            if options.log_to_driver:
+                connection._output = OutputReader(connection._socket.fileno(), connection._receive_more)
         except BaseException:
             connection.close()
             raise
@@ -57,6 +65,7 @@ class Connection:
 
     @classmethod
     def _started(cls, options: InitOptions) -> Connection:
+        fill_standard_descriptors()
         ours, theirs = socket.socketpair()
         output = None if options.log_to_driver else subprocess.DEVNULL
         with theirs:
@@ -73,11 +82,15 @@ class Connection:
 
     # -- the handshake
 
-    def _attach(self, namespace: str) -> None:
+    def _attach(self, namespace: str, options: InitOptions) -> None:
         self._socket.settimeout(config.current().attach_timeout_s)
         hello = messages.Hello(messages.WIRE_VERSION, os.getuid(), os.getpid(), messages.Role.DRIVER)
         job = messages.JobStart(
-            namespace, tuple(str(entry) for entry in sys.path), os.getcwd(), sys.argv[0] or "interactive"
+            namespace,
+            tuple(str(entry) for entry in sys.path),
+            os.getcwd(),
+            sys.argv[0] or "interactive",
+            options.log_to_driver,
         )
         try:
             self._socket.sendall(framing.encode(hello) + framing.encode(job))
@@ -124,19 +137,33 @@ class Connection:
         data = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, auth.Credentials.SIZE_BYTES)
         return auth.Credentials.from_bytes(data)
 
+    # -- what the node says later
+
+    def _receive_more(self) -> list[messages.Message] | None:
+        """What has come since; None at the end of the connection."""
+        with self._reading, contextlib.suppress(OSError, framing.RemoteProtocolError):
+            try:
+                while data := self._socket.recv(READ_BYTES):
+                    if found := list(self._decoder.feed(data)):
+                        self._hear(found)
+                        return found
+            except BlockingIOError:
+                return []
+        return None
+
+    def _hear(self, found: list[messages.Message]) -> None:
+        for message in found:
+            if isinstance(message, messages.Shutdown):
+                self._last_words = message.reason
+
     # -- the end
 
     def death(self) -> str:
         """How the node ended, as far as it can be known."""
-        with contextlib.suppress(OSError, framing.RemoteProtocolError):
-            while data := self._socket.recv(READ_BYTES):
-                self._hear(data)
+        while found := self._receive_more():
+            if self._output is not None:
+                self._output.print(found)
         return self._last_words or self._ending() or f"its process (pid {self.node_pid}) has ended"
-
-    def _hear(self, data: bytes) -> None:
-        for message in self._decoder.feed(data):
-            if isinstance(message, messages.Shutdown):
-                self._last_words = message.reason
 
     def _ending(self) -> str:
         """How the process of a private node ended, or nothing."""
@@ -149,20 +176,25 @@ class Connection:
         return f"{who} exited with code {code}" if code >= 0 else f"{who} was killed by {_signal_name(-code)}"
 
     def close(self) -> None:
-        """Says goodbye. Returns when a private node has ended, with all that it ran."""
+        """Says goodbye. Returns when a private node has ended, with all that it ran, and what that printed is shown."""
         with contextlib.suppress(OSError):
             self._socket.sendall(framing.encode(messages.Shutdown("the driver has shut down")))
-        with contextlib.suppress(OSError):
-            self._socket.shutdown(socket.SHUT_WR)
         if self._process is not None:
             _wait_for_end(self._process, config.current().shutdown_grace_s + KILL_AFTER_S)
             if self._process.returncode is None:
                 self._process.kill()
                 self._process.wait()
+        if self._output is not None:
+            self._output.wait_end(LAST_LINES_S)
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+        if self._output is not None:
+            self._output.wait_end(LAST_LINES_S)
         self._socket.close()
 
     def forget(self) -> None:
-        """In a forked child: the connection and the node are the parent's."""
+        """In a forked child: the connection, its reader and the node are the parent's."""
+        self._output = None
         self._socket.close()
 
 

@@ -24,7 +24,8 @@ from actorflow.node.log import warn
 from actorflow.node.requests import Requests
 from actorflow.node.server import Node
 from actorflow.node.zygote import fork_zygote, worker_entry
-from actorflow.shm.process import become_subreaper, missing_features
+from actorflow.shm.process import become_subreaper, fill_standard_descriptors, missing_features
+from actorflow.shm.titles import Titles
 from actorflow.wire import framing, messages
 
 NODE_ID_BYTES = 16
@@ -56,6 +57,7 @@ def _close_inherited(driver_fd: int | None) -> None:
     kept = 3 if driver_fd is None else driver_fd
     os.closerange(3, kept)
     os.closerange(kept + (driver_fd is not None), os.sysconf("SC_OPEN_MAX"))
+    fill_standard_descriptors()
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
     os.close(nothing)
@@ -73,7 +75,7 @@ def _refuse(driver: socket.socket | None, text: str) -> int:
 
 def _serve(arguments: Arguments, driver: socket.socket | None) -> int:
     settings = config.current()
-    run = worker_entry()
+    entry = worker_entry()
     for module in arguments.preload:
         importlib.import_module(module)
     node_id = secrets.token_bytes(NODE_ID_BYTES)
@@ -91,7 +93,8 @@ def _serve(arguments: Arguments, driver: socket.socket | None) -> int:
     become_subreaper()
     # What only the node has: its driver, or where it says its address.
     own = driver.fileno() if driver is not None else _take_stdout()
-    zygote = fork_zygote(run, memfd, os.pidfd_open(os.getpid()), [own])
+    titles = Titles(settings.client_slots)
+    zygote = fork_zygote(entry(titles), memfd, os.pidfd_open(os.getpid()), [own])
     _raise_descriptor_limit()
     loop = uvloop.new_event_loop()
     node = Node(
@@ -102,6 +105,7 @@ def _serve(arguments: Arguments, driver: socket.socket | None) -> int:
         labels=arguments.labels,
         private=driver is not None,
         zygote=zygote,
+        titles=titles,
     )
     Requests(node)
     if driver is not None:

@@ -7,14 +7,16 @@ off, and `on_lost` says why. No file descriptors are taken. What cannot be writt
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 from collections.abc import Callable, Sequence
 
+from actorflow import config
 from actorflow.errors import ProtocolError
 from actorflow.wire import framing, messages
 
 _READ_BYTES = 65536
-_UNWRITTEN_LIMIT_BYTES = 1 << 20  # a driver is told a few hundred bytes in all
+_UNWRITTEN_LIMIT_BYTES = 1 << 20  # beside what workers print, a driver is told a few hundred bytes in all
 
 
 class Channel:
@@ -37,6 +39,10 @@ class Channel:
         self._on_lost = on_lost
         self._frames: framing.Decoder[messages.Message] = framing.Decoder(*accepts)
         self._unwritten = bytearray()
+        self._unwritten_limit = _UNWRITTEN_LIMIT_BYTES + config.current().output_buffer_bytes
+        self._ending = False
+        self._written = asyncio.Event()
+        self._written.set()
         self._closed = False
         connection.setblocking(False)
         loop.add_reader(connection.fileno(), self._on_readable)
@@ -45,7 +51,7 @@ class Channel:
 
     def send(self, message: messages.Message, descriptors: Sequence[int] = ()) -> None:
         """Sends a message; descriptors only go along while nothing is waiting to be written."""
-        if self._closed:
+        if self._closed or self._ending:
             return
         data = framing.encode(message)
         if not self._unwritten:
@@ -53,9 +59,26 @@ class Channel:
             if not data or self._closed:
                 return
             self._loop.add_writer(self._socket.fileno(), self._on_writable)
+            self._written.clear()
         self._unwritten += data
-        if len(self._unwritten) > _UNWRITTEN_LIMIT_BYTES:
+        if len(self._unwritten) > self._unwritten_limit:
             self._lose("it has stopped reading")
+
+    @property
+    def unwritten_bytes(self) -> int:
+        """What the peer has not taken yet."""
+        return len(self._unwritten)
+
+    async def wait_written(self) -> None:
+        """Returns when the peer has taken all that was sent, or the connection is over."""
+        await self._written.wait()
+
+    def end(self) -> None:
+        """Sends nothing more: the peer sees the end behind what was sent. What it says is still heard."""
+        self._ending = True
+        if not self._closed and not self._unwritten:
+            with contextlib.suppress(OSError):
+                self._socket.shutdown(socket.SHUT_WR)
 
     def _write(self, data: bytes | bytearray, descriptors: Sequence[int]) -> int:
         """Writes what fits now; returns how many bytes."""
@@ -77,6 +100,9 @@ class Channel:
             del self._unwritten[:written]
             if not self._unwritten:
                 self._loop.remove_writer(self._socket.fileno())
+                self._written.set()
+                if self._ending:
+                    self.end()
 
     # -- reading
 
@@ -112,6 +138,7 @@ class Channel:
         if self._closed:
             return
         self._closed = True
+        self._written.set()
         self._loop.remove_reader(self._socket.fileno())
         if self._unwritten:
             self._loop.remove_writer(self._socket.fileno())

@@ -8,6 +8,7 @@ and also when the driver's process ends, because a child that user code forked m
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 from typing import Protocol
@@ -62,6 +63,21 @@ class Driver:
     def say_goodbye(self, reason: str) -> None:
         """Tells the driver why the node ends."""
         self._channel.send(messages.Shutdown(reason))
+
+    def print(self, message: messages.Output | messages.OutputLost) -> bool:
+        """Sends what a worker printed; False: the driver has too much of that before it."""
+        if self._channel.unwritten_bytes > config.current().output_buffer_bytes:
+            return False
+        self._channel.send(message)
+        return True
+
+    def end_output(self) -> None:
+        """Tells the driver, which is leaving, that it has got all that was printed."""
+        self._channel.end()
+
+    async def wait_written(self) -> None:
+        """Returns when the driver has taken all that it was sent, or is gone."""
+        await self._channel.wait_written()
 
     def close(self) -> None:
         """Forgets the driver, without telling anyone."""
@@ -184,6 +200,13 @@ class Clients:
         for driver in self._drivers:
             if driver.job:
                 driver.say_goodbye(reason)
+
+    async def wait_written(self, limit_s: float) -> None:
+        """Returns when every driver has taken all that it was sent; waits `limit_s` at most."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(limit_s):
+                for driver in list(self._drivers):
+                    await driver.wait_written()
 
     def close(self) -> None:
         """Takes nobody any more and forgets all drivers."""

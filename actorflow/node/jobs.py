@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from actorflow import _hot
 from actorflow.core.events import JobId, QueueId
 from actorflow.core.resources import ResourceSet
-from actorflow.wire.messages import JobStart
+from actorflow.wire.messages import JobStart, Output, OutputLost
 
 QueueKey = tuple[ResourceSet, bool]  # what each call takes, and whether calls are coroutines
+Show = Callable[[Output | OutputLost], bool]
 
 
 class Queue:
@@ -24,11 +27,14 @@ class Queue:
 
 
 class Job:
-    """A driver's work. `description` is what its workers are told."""
+    """A driver's work. `description` is what its workers are told.
 
-    __slots__ = ("description", "driver_pid", "has_ended", "id", "namespace", "queues")
+    `print`: sends the driver what they print, as long as it is there; False where it does not keep up.
+    """
 
-    def __init__(self, job: JobId, start: JobStart, driver_pid: int) -> None:
+    __slots__ = ("description", "driver_pid", "has_ended", "id", "lost_lines", "namespace", "print", "queues")
+
+    def __init__(self, job: JobId, start: JobStart, driver_pid: int, show: Show | None) -> None:
         self.id = job
         self.namespace = start.namespace or f"anonymous-{job}"  # of this job alone
         self.driver_pid = driver_pid
@@ -38,6 +44,9 @@ class Job:
             "sys_path": start.sys_path,
             "cwd": start.cwd,
             "driver": start.driver,
+            "log_to_driver": start.log_to_driver,
         }
+        self.print = show
+        self.lost_lines = 0  # that it was not told of yet
         self.queues: dict[QueueKey, Queue] = {}
         self.has_ended = False

@@ -23,16 +23,19 @@ from actorflow.node.clients import Clients, Driver
 from actorflow.node.control import Control
 from actorflow.node.coroner import Coroner
 from actorflow.node.forks import Forks
-from actorflow.node.jobs import Job
+from actorflow.node.jobs import Job, Show
 from actorflow.node.log import warn
 from actorflow.node.orphans import end_descendants
+from actorflow.node.output import Output
 from actorflow.node.scheduling import Scheduling
 from actorflow.node.workers import Worker, Workers
 from actorflow.node.zygote_link import ZygoteLink
 from actorflow.shm.store import Store
+from actorflow.shm.titles import Titles
 from actorflow.wire import messages
 
 ZYGOTE_END_S = 2.0  # it asks nobody, so only one that is stopped takes as long
+LAST_LINES_S = 1.0  # for a driver that is busy to take what was printed last
 
 
 class Node:
@@ -48,6 +51,7 @@ class Node:
         labels: dict[str, str],
         private: bool,
         zygote: tuple[int, int, socket.socket],
+        titles: Titles,
     ) -> None:
         settings = config.current()
         self.node_id = node_id.hex()
@@ -64,6 +68,7 @@ class Node:
         self._zygote = ZygoteLink(loop, *zygote, self.stop)
         self._coroner = Coroner(loop, self.store, self.node_id, settings.stopped_holder_s)
         self._clients = Clients(loop, self.store, memfd, self)
+        self._output = Output(loop, titles)
         self.forks = Forks(loop, self.store, self._fork_gone)
         self.workers = Workers(loop, self.store, self._zygote, self.node_id, self)
         self.actors = Actors(self.store, self.workers, self._coroner, self.node_id, self.tell, self._port)
@@ -113,6 +118,8 @@ class Node:
         await self._end_workers()
         await self._zygote.end(ZYGOTE_END_S)
         end_descendants()
+        self._output.close()
+        await self._clients.wait_written(LAST_LINES_S)
         self._clients.close()
 
     async def _end_workers(self) -> None:
@@ -142,11 +149,11 @@ class Node:
 
     def attached(self, driver: Driver, start: messages.JobStart) -> int:
         """A driver has come: its job begins."""
-        return self._begin_job(start, driver.pid).id
+        return self._begin_job(start, driver.pid, driver.print).id
 
-    def _begin_job(self, start: messages.JobStart, driver_pid: int) -> Job:
+    def _begin_job(self, start: messages.JobStart, driver_pid: int, show: Show | None) -> Job:
         self._job_count += 1
-        job = Job(JobId(self._job_count), start, driver_pid)
+        job = Job(JobId(self._job_count), start, driver_pid, show)
         self.jobs[job.id] = job
         self.tell(events.JobStarted(job.id))
         return job
@@ -154,8 +161,10 @@ class Node:
     def begin_own_job(self, maker: Job) -> Job:
         """The job of a detached actor: what it starts lives as long as it does, not as long as its maker's driver."""
         facts: dict[str, Any] = maker.description
-        start = messages.JobStart(maker.namespace, tuple(facts["sys_path"]), facts["cwd"], facts["driver"])
-        return self._begin_job(start, maker.driver_pid)
+        start = messages.JobStart(
+            maker.namespace, tuple(facts["sys_path"]), facts["cwd"], facts["driver"], facts["log_to_driver"]
+        )
+        return self._begin_job(start, maker.driver_pid, maker.print)
 
     def end_with(self, job: Job, actor: Actor) -> None:
         """Has a detached actor's own job end with it."""
@@ -174,11 +183,13 @@ class Node:
             self.stop(what)
             return
         self.end_job(JobId(driver.job), what)
+        driver.end_output()
 
     def end_job(self, job_id: JobId, what: str) -> None:
         """Ends a job with all that runs for it. `what`: why, for those who wait."""
         job = self.jobs.pop(job_id, None)
         if job is not None and not self._stop_asked.done():
+            self._output.end_job(job)
             job.has_ended = True
             death = Death(DeathKind.JOB_ENDED, node_id=self.node_id, detail=what)
             self.scheduling.end_job(job, self._coroner.task_error(death))
@@ -190,6 +201,10 @@ class Node:
         self._settle(driver.slot, driver.epoch, self._coroner.task_error(death))
 
     # -- workers
+
+    def worker_born(self, worker: Worker, output: list[int]) -> None:
+        """A worker's process is there; `output`: from where its standard output and error are read."""
+        self._output.follow(worker, *output)
 
     def worker_ready(self, worker: Worker) -> None:
         """A worker waits for its first order."""
@@ -206,6 +221,7 @@ class Node:
             self._settle(worker.slot, worker.epoch, error)
         elif not self._stop_asked.done():
             self._coroner.settle_tasks(worker.slot, worker.epoch, death)
+        self._output.finish(worker)
         unborn = self.workers.is_unborn(worker)
         if unborn and not self._stop_asked.done():
             warn(f"a worker ended before it had done anything: {death}")

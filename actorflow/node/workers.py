@@ -51,6 +51,7 @@ class Worker:
 class Listener(Protocol):
     """Who is told what becomes of the workers."""
 
+    def worker_born(self, worker: Worker, output: list[int]) -> None: ...
     def worker_ready(self, worker: Worker) -> None: ...
     def worker_failed(self) -> None: ...
     def worker_gone(self, worker: Worker, death: Death) -> None: ...
@@ -158,13 +159,16 @@ class Workers:
 
     # -- what the zygote says
 
-    def forked(self, slot: int, epoch: int, pid: int, pidfd: int) -> None:
+    def forked(self, slot: int, epoch: int, pid: int, descriptors: list[int]) -> None:
         """The worker's process is there."""
         worker = self._by_process.get((slot, epoch))
         if worker is None:
-            os.close(pidfd)
+            for descriptor in descriptors:
+                os.close(descriptor)
             return
+        pidfd, *output = descriptors
         worker.pid = pid
+        self._listener.worker_born(worker, output)
         worker.watch = Watch(self._loop, pidfd, lambda: self._ended(worker))
         if worker.sentence is not None:
             worker.watch.kill()

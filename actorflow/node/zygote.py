@@ -7,12 +7,15 @@ Guarantees: each forked worker is reported once as forked and once as exited; wh
 every process below the zygote is killed, also what user code forked or daemonized, and then the zygote exits.
 
 Records on the socket, one a packet. ORDER: slot, epoch, command mailbox (offset, generation). REPORT: kind, slot,
-epoch, process id, and errno or wait status; FORKED comes with the worker's pidfd.
+epoch, process id, and errno or wait status; FORKED comes with the worker's pidfd, and with the ends to read of the
+pipes that are its standard output and error.
 """
 
 from __future__ import annotations
 
 import enum
+import faulthandler
+import functools
 import gc
 import importlib
 import os
@@ -28,9 +31,11 @@ from actorflow import _hot
 from actorflow.errors import NodeDiedError
 from actorflow.node.orphans import end_descendants
 from actorflow.shm.process import become_subreaper
+from actorflow.shm.titles import Titles
 
 ORDER = struct.Struct("=IIQII")
 REPORT = struct.Struct("=IIIii")
+FORKED_DESCRIPTORS = 3
 
 WORKER_MODULE = (
     "actorflow.worker.main"  # by name: node and worker are of one layer, neither imports the other
@@ -47,10 +52,10 @@ class Report(enum.IntEnum):
     EXITED = 3
 
 
-def worker_entry() -> Run:
-    """Imports what workers run, so that none of them has to, and returns what a worker begins with."""
-    run: Run = importlib.import_module(WORKER_MODULE).run
-    return run
+def worker_entry() -> Callable[[Titles], Run]:
+    """Imports what workers run, so that none of them has to, and returns what makes the beginning of a worker."""
+    body: Callable[..., NoReturn] = importlib.import_module(WORKER_MODULE).run
+    return lambda titles: functools.partial(body, titles)
 
 
 def fork_zygote(run: Run, memfd: int, node_pidfd: int, foreign: list[int]) -> tuple[int, int, socket.socket]:
@@ -94,7 +99,7 @@ def _serve(node: socket.socket, run: Run, memfd: int, node_pidfd: int) -> None:
     os.setpgid(0, 0)  # a terminal's Ctrl-C is the driver's, or the node's
     become_subreaper()
     signal.signal(signal.SIGINT, signal.default_int_handler)  # for the workers: serve_zygote ignores it
-    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr] # what user code prints is read as it comes
+    faulthandler.enable()  # workers inherit it: a crash in C code says where
     order = _hot.serve_zygote(node.fileno(), node_pidfd)
     if order is None:
         end_descendants()

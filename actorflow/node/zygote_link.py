@@ -11,13 +11,13 @@ from collections.abc import Callable
 from typing import Protocol
 
 from actorflow.node.pidfds import Watch
-from actorflow.node.zygote import ORDER, REPORT, Report
+from actorflow.node.zygote import FORKED_DESCRIPTORS, ORDER, REPORT, Report
 
 
 class Listener(Protocol):
     """Who is told what becomes of the workers."""
 
-    def forked(self, slot: int, epoch: int, pid: int, pidfd: int) -> None: ...
+    def forked(self, slot: int, epoch: int, pid: int, descriptors: list[int]) -> None: ...
     def not_forked(self, slot: int, epoch: int, why: str) -> None: ...
     def exited(self, slot: int, epoch: int, status: int) -> None: ...
 
@@ -73,24 +73,24 @@ class ZygoteLink:
 
     def _on_readable(self) -> None:
         try:
-            data, pidfds, _, _ = socket.recv_fds(self._connection, REPORT.size, 1)
+            data, descriptors, _, _ = socket.recv_fds(self._connection, REPORT.size, FORKED_DESCRIPTORS)
         except BlockingIOError:
             return
         except OSError:
-            data, pidfds = b"", []
+            data, descriptors = b"", []
         if len(data) == REPORT.size:
-            self._on_report(REPORT.unpack(data), pidfds)
+            self._on_report(REPORT.unpack(data), descriptors)
         else:  # it cannot be spoken to any more: it is as good as dead, and its pidfd will say so
             self._close()
             self._watch.kill()
 
-    def _on_report(self, report: tuple[int, int, int, int, int], pidfds: list[int]) -> None:
+    def _on_report(self, report: tuple[int, int, int, int, int], descriptors: list[int]) -> None:
         kind, slot, epoch, pid, value = report
         if self._listener is None:
-            for pidfd in pidfds:
-                os.close(pidfd)
-        elif kind == Report.FORKED and pidfds:
-            self._listener.forked(slot, epoch, pid, pidfds[0])
+            for descriptor in descriptors:
+                os.close(descriptor)
+        elif kind == Report.FORKED and len(descriptors) == FORKED_DESCRIPTORS:
+            self._listener.forked(slot, epoch, pid, descriptors)
         elif kind == Report.EXITED:
             self._listener.exited(slot, epoch, value)
         elif kind == Report.NOT_FORKED:

@@ -13,6 +13,13 @@ def become_subreaper() -> None:
         raise OSError(ffi.errno, "prctl(PR_SET_CHILD_SUBREAPER) failed")
 
 
+def fill_standard_descriptors() -> None:
+    """Opens /dev/null where standard input, output or error are closed: else the next file opened is printed to."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
+
+
 def missing_features() -> list[str]:
     """What the runtime needs of the kernel and this process may not use, each with why; [] when all is there."""
     missing = []

@@ -1,6 +1,6 @@
 """What node and clients say to each other on sockets: frozen records <-> plain data.
 
-Only what cannot go through shared memory is said here: to attach, to end. A record is sent
+Only what cannot go through shared memory is said here: to attach, to end, what workers print. A record is sent
 as a list: the number of its kind, then its fields. Both ends check every field.
 
 Two layouts never change, so that versions can refuse each other by name: that of Hello begins with
@@ -58,6 +58,7 @@ class JobStart(Message):
     sys_path: tuple[str, ...]
     cwd: str
     driver: str  # the script, for logs
+    log_to_driver: bool  # whether it wants what its workers print
 
 
 @dataclass(frozen=True)
@@ -87,8 +88,25 @@ class Shutdown(Message):
     reason: str
 
 
+@dataclass(frozen=True)
+class Output(Message):
+    """Node to driver: whole lines that one of its workers has printed."""
+
+    pid: int
+    title: str  # of the call or actor that printed them; "" for none
+    is_error: bool  # standard error, else standard output
+    text: bytes
+
+
+@dataclass(frozen=True)
+class OutputLost(Message):
+    """Node to driver: so many lines were left out at this point, because it did not keep up."""
+
+    lines: int
+
+
 # Numbered from 1; only append.
-_KINDS: tuple[type[Message], ...] = (Hello, JobStart, Welcome, Refuse, Shutdown)
+_KINDS: tuple[type[Message], ...] = (Hello, JobStart, Welcome, Refuse, Shutdown, Output, OutputLost)
 _NUMBERS = {kind: number for number, kind in enumerate(_KINDS, 1)}
 
 
@@ -138,6 +156,18 @@ def _text(value: Any) -> str:
     return value
 
 
+def _switch(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError("is not true or false")
+    return value
+
+
+def _bytes(value: Any) -> bytes:
+    if not isinstance(value, bytes):
+        raise ValueError("is not bytes")
+    return value
+
+
 def _texts(value: Any) -> tuple[str, ...]:
     if not isinstance(value, list | tuple):
         raise ValueError("is not a list of texts")
@@ -154,6 +184,8 @@ def _role(value: Any) -> Role:
 _BY_TYPE: dict[Any, Callable[[Any], Any]] = {
     int: _whole_number,
     str: _text,
+    bool: _switch,
+    bytes: _bytes,
     tuple[str, ...]: _texts,
     Role: _role,
 }

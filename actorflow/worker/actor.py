@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import os
 import threading
 from collections.abc import Mapping, Sequence
@@ -15,7 +16,7 @@ from actorflow.client import assignment, blocking, handles, runtime
 from actorflow.client.actor_class import ActorClass, ActorPlan
 from actorflow.errors import Death, DeathKind
 from actorflow.wire import failures
-from actorflow.worker import settling
+from actorflow.worker import printing, settling
 from actorflow.worker.executor_async import AsyncExecutor
 from actorflow.worker.executor_sync import SyncExecutor
 from actorflow.worker.executor_threads import ThreadsExecutor
@@ -52,6 +53,8 @@ class Host:
         self._bodies: list[Body] = []
         self._regrouped: dict[int, Body] = {}  # methods in a group that the call asked for
         handles.become_actor(mailbox)
+        self._printed_as = printing.title_of(self._class_name)
+        printing.switch(self._printed_as)
 
     def run(self) -> None:
         """Constructor and calls."""
@@ -88,6 +91,8 @@ class Host:
                 Body(getattr(instance, name), f"{self._class_name}.{name}", group)
                 for name, group in zip(plan.description.methods, plan.method_groups, strict=True)
             ]
+            for body in self._bodies:
+                body.title = self._printed_as
         except BaseException as error:
             if settling.is_forked():
                 raise
@@ -144,8 +149,8 @@ class Host:
         body = self._regrouped.get(number)
         if body is None:
             method, group = handles.method_and_group(number)
-            own = self._bodies[method]
-            body = self._regrouped[number] = Body(own.function, own.name, group, own.retry_on)
+            body = self._regrouped[number] = copy.copy(self._bodies[method])
+            body.group = group
         return body
 
     # -- death

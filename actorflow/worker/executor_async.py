@@ -17,7 +17,7 @@ from typing import Any
 
 from actorflow import _hot, config
 from actorflow.client.waiting import current_port
-from actorflow.worker import settling
+from actorflow.worker import printing, settling
 from actorflow.worker.functions import Body
 from actorflow.worker.groups import Groups
 
@@ -173,6 +173,7 @@ class AsyncExecutor:
             self._changed.set()
 
     async def _run(self, call: _hot.Call, body: Body) -> None:
+        printing.enter(body.title)
         retry_on = None
         try:
             args, kwargs = call.arguments()

@@ -10,6 +10,7 @@ from typing import Any
 from actorflow import _hot
 from actorflow.client import calls
 from actorflow.client.remote_function import RemoteFunction, Retried
+from actorflow.worker import printing
 
 KEPT_FUNCTIONS = 512  # more than a job has; one that makes functions in a loop must not fill the memory
 
@@ -18,18 +19,20 @@ Types = tuple[type[BaseException], ...]
 
 
 class Body:
-    """A function or method that calls can run. `name`: what errors call it; `group`: its concurrency group.
+    """A function or method that calls can run.
 
-    `retry_on`: types of exceptions on which it is run again.
+    `name`: what errors call it; `title`: what stands before its lines; `group`: its concurrency group; `retry_on`:
+    types of exceptions on which it is run again.
     """
 
-    __slots__ = ("function", "group", "is_async", "name", "retry_on")
+    __slots__ = ("function", "group", "is_async", "name", "retry_on", "title")
 
     def __init__(self, function: Callable[..., Any], name: str, group: int = 0, retry_on: Types = ()) -> None:
         self.function = function
         self.name = name
         self.group = group
         self.retry_on = retry_on
+        self.title = printing.title_of(name)
         self.is_async = inspect.iscoroutinefunction(function)
 
 
@@ -42,6 +45,7 @@ class Functions:
 
     def __init__(self) -> None:
         self._bodies: OrderedDict[tuple[int, int], Body] = OrderedDict()
+        self._title = b""
 
     def of(self, call: _hot.Call) -> Body:
         """What the call runs. Raises what loading it raises."""
@@ -60,6 +64,9 @@ class Functions:
                 self._bodies.popitem(last=False)
         else:
             self._bodies.move_to_end(name)
+        if body.title is not self._title:
+            self._title = body.title
+            printing.switch(body.title)
         return body
 
     def name_of(self, function: tuple[int, int], _: int) -> str:

@@ -22,7 +22,8 @@ from actorflow import _hot, config
 from actorflow.client import assignment, runtime
 from actorflow.core.resources import in_ones
 from actorflow.errors import NodeDiedError
-from actorflow.worker import settling
+from actorflow.shm.titles import Titles
+from actorflow.worker import printing, settling
 from actorflow.worker.actor import host
 from actorflow.worker.devices import Devices
 from actorflow.worker.executor_async import TASKS_AT_ONCE, AsyncExecutor
@@ -30,8 +31,11 @@ from actorflow.worker.executor_sync import IDLE_S, SyncExecutor
 from actorflow.worker.functions import Body, Functions
 
 
-def run(memfd: int, slot: int, epoch: int, commands: tuple[int, int], node_pidfd: int) -> NoReturn:
+def run(
+    titles: Titles, memfd: int, slot: int, epoch: int, commands: tuple[int, int], node_pidfd: int
+) -> NoReturn:
     """The whole life of a worker process that was just forked for that slot. Ends in SystemExit."""
+    printing.begin(titles, slot)
     _reseed()
     runtime.configure()
     _hot.attach(memfd, slot, epoch, config.current().spin_us, node_pidfd)
@@ -98,6 +102,8 @@ class Worker:
     def _join_job(self, job: Mapping[str, Any]) -> runtime.Runtime:
         """Takes over what the job's driver can import, with the first order."""
         if self._runtime is None:
+            if not job["log_to_driver"]:
+                printing.send_nowhere()
             sys.path[:] = job["sys_path"]
             try:
                 os.chdir(job["cwd"])

@@ -482,7 +482,7 @@ def test_another_user_is_refused(mark: str, shared_node: SharedNode) -> None:
 
 def test_connections_that_end_at_any_point_do_no_harm(mark: str, shared_node: SharedNode) -> None:
     hello = framing.encode(OWN_HELLO)
-    start = framing.encode(messages.JobStart("", (), "/", "half a driver"))
+    start = framing.encode(messages.JobStart("", (), "/", "half a driver", True))
     for length in (0, 1, 4, len(hello) - 1, len(hello), len(hello) + 3, len(hello) + len(start)):
         with shared_node.connect() as connection:
             connection.sendall((hello + start)[:length])

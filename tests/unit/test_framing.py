@@ -20,6 +20,8 @@ from actorflow.wire.messages import (
     Hello,
     JobStart,
     Message,
+    Output,
+    OutputLost,
     Refuse,
     Role,
     Shutdown,
@@ -32,10 +34,12 @@ number = st.integers(0, 2**63 - 1)
 text = st.text(st.characters(), max_size=20)  # lone surrogates too: names of files have them
 a_message: st.SearchStrategy[Message] = st.one_of(
     st.builds(Hello, st.just(WIRE_VERSION), number, number, st.sampled_from(Role)),
-    st.builds(JobStart, text, st.lists(text, max_size=5).map(tuple), text, text),
+    st.builds(JobStart, text, st.lists(text, max_size=5).map(tuple), text, text, st.booleans()),
     st.builds(Welcome, text, number, number, number, number, number),
     st.builds(Refuse, text, text),
     st.builds(Shutdown, text),
+    st.builds(Output, number, text, st.booleans(), st.binary(max_size=20)),
+    st.builds(OutputLost, number),
 )
 
 
@@ -127,8 +131,10 @@ def test_each_kind_is_sent_and_has_checks_for_all_its_fields() -> None:
         (msgpack.packb([5, 1]), "Shutdown.reason is not text"),
         (msgpack.packb([3, "n", 1, -2, 3, 4, 5]), "Welcome.slot is not a whole number"),
         (msgpack.packb([3, "n", 1, 2**63, 3, 4, 5]), "Welcome.slot is not a whole number"),
-        (msgpack.packb([2, "n", ["a", 1], "c", "d"]), "JobStart.sys_path is not text"),
-        (msgpack.packb([2, "n", "abc", "c", "d"]), "JobStart.sys_path is not a list of texts"),
+        (msgpack.packb([2, "n", ["a", 1], "c", "d", True]), "JobStart.sys_path is not text"),
+        (msgpack.packb([2, "n", "abc", "c", "d", True]), "JobStart.sys_path is not a list of texts"),
+        (msgpack.packb([2, "n", ["a"], "c", "d", 1]), "JobStart.log_to_driver is not true or false"),
+        (msgpack.packb([6, 1, "t", False, "text"]), "Output.text is not bytes"),
         (msgpack.packb([1, WIRE_VERSION, 0, 0, "king"]), "Hello.role is not one of driver, worker, tool"),
         (msgpack.packb([1, WIRE_VERSION, 0, 0, []]), "Hello.role is not one of"),
         (msgpack.packb([1, "one"]), "is not a whole number"),

@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PREAMBLE = """
 import os, select, signal, socket, sys
 from collections import namedtuple
-from actorflow.node.zygote import ORDER, REPORT, Report, fork_zygote
+from actorflow.node.zygote import FORKED_DESCRIPTORS, ORDER, REPORT, Report, fork_zygote
 
 Said = namedtuple("Said", "kind slot epoch pid value")
 
@@ -47,7 +47,7 @@ def life(memfd, slot, epoch, commands, node_pidfd):
 foreign_reader, foreign = os.pipe()
 pid, pidfd, link = fork_zygote(life, 0, os.pidfd_open(os.getpid()), [foreign])
 os.close(writer)
-said, descriptors = [], []
+said, descriptors, printed = [], [], []
 
 def fork(slot, epoch=1):
     link.send(ORDER.pack(slot, epoch, 4096, 7, 0))
@@ -58,9 +58,10 @@ def hear(kind):
             if message.kind == kind:
                 said.remove(message)
                 return message
-        data, arrived, _, _ = socket.recv_fds(link, REPORT.size, 1)
+        data, arrived, _, _ = socket.recv_fds(link, REPORT.size, FORKED_DESCRIPTORS)
         assert data, "the zygote has gone"
-        descriptors.extend(arrived)
+        descriptors.extend(arrived[:1])
+        printed.extend(arrived[1:])
         said.append(Said(*REPORT.unpack(data)))
 
 def all_gone():
@@ -105,13 +106,14 @@ assert os.waitstatus_to_exitcode(hear(Report.EXITED).value) == -9
 
 
 def test_an_exception_ends_the_worker_and_nothing_else() -> None:
-    done = play("""
+    play("""
 fork(4)
 assert os.waitstatus_to_exitcode(hear(Report.EXITED).value) == 1
+assert open(printed[0]).read() == ""
+assert open(printed[1]).read().count("LookupError: on purpose") == 1
 fork(1, epoch=3)
 assert os.waitstatus_to_exitcode(hear(Report.EXITED).value) == 3
 """)
-    assert done.stderr.count("LookupError: on purpose") == 1
 
 
 def test_a_worker_is_on_its_own() -> None:

@@ -1,0 +1,77 @@
+"""What this worker prints: under which title, and where to.
+
+Standard output and error are pipes to the node. Python's streams write each piece behind a header with the title of
+the call that prints it; for what C code and other processes write, the title of the last call is in shared memory.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import io
+import os
+import sys
+from typing import TextIO
+
+from actorflow import _hot
+from actorflow.shm.titles import Titles
+from actorflow.wire.printed import TITLE_BYTES
+
+# Set in the context of an async task, many of which run at once; elsewhere the worker has one title at a time.
+_of_context: contextvars.ContextVar[bytes] = contextvars.ContextVar("title")
+_now = b""
+_titles: Titles | None = None
+_slot = 0
+
+
+class TitledOutput(io.FileIO):
+    """The lowest layer of a stream, unbuffered. The descriptor stays open when it is closed."""
+
+    def __init__(self, descriptor: int) -> None:
+        super().__init__(descriptor, "w", closefd=False)
+        self._descriptor = descriptor
+        self._inode = os.fstat(descriptor).st_ino
+
+    def write(self, data: object, /) -> int:
+        """Writes all of it."""
+        return _hot.print_titled(self._descriptor, self._inode, _of_context.get(_now), data)
+
+
+def begin(titles: Titles, slot: int) -> None:
+    """Gives this process, which was just forked, streams that say who prints."""
+    global _titles, _slot
+    _titles, _slot = titles, slot
+    titles.write(slot, b"")
+    sys.stdout = sys.__stdout__ = _stream(sys.stdout, 1)  # type: ignore[misc] # other code may have kept the old ones
+    sys.stderr = sys.__stderr__ = _stream(sys.stderr, 2)  # type: ignore[misc]
+
+
+def _stream(old: TextIO, descriptor: int) -> io.TextIOWrapper:
+    """Written out at each line's end: what user code prints is read as it comes."""
+    raw = io.BufferedWriter(TitledOutput(descriptor))
+    return io.TextIOWrapper(raw, encoding=old.encoding, errors=old.errors, line_buffering=True)
+
+
+def title_of(name: str) -> bytes:
+    """A name as a title; a long one is cut."""
+    return name.encode(errors="replace")[:TITLE_BYTES]
+
+
+def switch(title: bytes) -> None:
+    """This process now runs what has that title."""
+    global _now
+    _now = title
+    if _titles is not None:
+        _titles.write(_slot, title)
+
+
+def enter(title: bytes) -> None:
+    """The asyncio task that calls this has that title, until it ends."""
+    _of_context.set(title)
+
+
+def send_nowhere() -> None:
+    """Nobody wants what this process prints."""
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, 1)
+    os.dup2(nothing, 2)
+    os.close(nothing)
