@@ -13,6 +13,7 @@ pipes that are its standard output and error.
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import faulthandler
 import functools
@@ -89,8 +90,9 @@ def _run_and_exit(body: Callable[[], object]) -> NoReturn:
     except BaseException:
         traceback.print_exc()
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(Exception):  # user code may have closed it, or put anything there
+                stream.flush()
         os._exit(code)
 
 
