@@ -4,6 +4,7 @@ from actorflow import util
 from actorflow.client import aio
 from actorflow.client.actor_class import ActorClass, method
 from actorflow.client.aio import as_completed, gather
+from actorflow.client.cancelling import cancel
 from actorflow.client.cluster import available_resources, cluster_resources, get_actor, kill, nodes
 from actorflow.client.context import RuntimeContext, get_gpu_ids, get_runtime_context
 from actorflow.client.decorator import remote
@@ -31,6 +32,7 @@ from actorflow.errors import (
     ProtocolError,
     TaskCancelledError,
     TaskError,
+    TaskTimeoutError,
     WorkerCrashedError,
 )
 from actorflow.worker.context import exit_actor
@@ -47,6 +49,7 @@ __all__ = [
     "remote",
     "method",
     "kill",
+    "cancel",
     "exit_actor",
     "get_actor",
     "RemoteFunction",
@@ -88,5 +91,6 @@ __all__ = [
     "ProtocolError",
     "TaskCancelledError",
     "TaskError",
+    "TaskTimeoutError",
     "WorkerCrashedError",
 ]

@@ -154,6 +154,7 @@ class Target:
         block: bool = True,
         retries: int = 0,
         retry: bool | None = None,
+        limit_ms: int = 0,
     ) -> Any:
         """Packs and pushes; returns a reference (returns == 1), None (0) or a list. Top-level references in args and
         kwargs become dependencies. Over INLINE_BYTES the arguments go through the store. Without credit: waits
@@ -207,6 +208,24 @@ class Call:
     def retry_exceptions(self) -> bool | None:
         """What the caller said for this call; None: nothing."""
 
+    @property
+    def limit_s(self) -> float:
+        """How long an attempt may run; 0: no limit."""
+
+    @property
+    def wish(self) -> int:
+        """Not 0: somebody wants the call to end (CANCEL_CHILDREN: with the calls made within it)."""
+
+    @property
+    def told(self) -> int:
+        """Whether, and why, its code was interrupted: 0 or TOLD_*."""
+
+    def tell(self, why: int) -> None:
+        """Notes that its code is interrupted now."""
+
+    def children(self) -> list[Any]:
+        """References to the unfinished calls that its code has made; none where it has made none since it was asked."""
+
     def load_function(self) -> Any:
         """The value of the function's cell, loaded anew: what the caller exported."""
 
@@ -242,10 +261,47 @@ def enter(call: Call | None) -> None:
 def current_call() -> tuple[tuple[int, int], tuple[int, int], int, int] | None:
     """What this thread has entered last: names of the call and its function, its method, attempts before this one."""
 
+def run(call: Call, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Runs a call's code in the main thread: entered, and such that interrupts hit nothing but it. What it returns or
+    raises. KeyboardInterrupt at once where the call has been cancelled. Its limit of time begins now."""
+
+def interrupt_due() -> bool:
+    """For the handler of SIGURG: whether the code that `run` runs is to be interrupted."""
+
+def take_interrupt() -> Call | None:
+    """The call whose code is to be interrupted, by who asks and now: it is due no more."""
+
+def in_wait() -> bool:
+    """Whether the main thread's signal handlers run in the midst of a wait of this module."""
+
 def join(mailbox: Hold) -> None: ...
 def leave(mailbox: Hold) -> None: ...
 def must_leave() -> bool: ...
 def task_done() -> None: ...
+
+# -- cancelling -------------------------------------------------------------------------------------------------------
+CANCEL_CHILDREN: Final = 2  # a wish: that the calls made within the call end too
+TOLD_BEFORE: Final = 1  # its code was to begin
+TOLD_RUNNING: Final = 2
+TOLD_LIMIT: Final = 3  # it had run for as long as it may
+CANCEL_SETTLED: Final = 0  # outcomes: it will never run
+CANCEL_STARTED: Final = 1  # it runs: whoever runs it is to look
+
+def call_of(reference: Reference) -> Reference | None:
+    """The reference to the call whose result (first or further) it is; None: that is over and gone."""
+
+def cancel(call: Reference, wish: int, error: bytes) -> tuple[int, int, int, bool]:
+    """Wishes that a call end: (outcome, slot, epoch, told). One that has not started is settled with ERROR bytes."""
+
+def settle_killed(call: Reference, slot: int, epoch: int, error: bytes) -> bool:
+    """Settles a call that a process, which must have ended, had started; whether it had."""
+
+def subject(call: Reference) -> tuple[str, Reference | None, int, int]:
+    """(kind, function, offset of the mailbox, method). Kind: "task", "actor", "" for what is no call. The function
+    only while the task is not done."""
+
+def children(name: tuple[int, int]) -> list[Any]:
+    """References to the unfinished calls made within the call of that name. Walks the whole message memory."""
 
 # -- values -----------------------------------------------------------------------------------------------------------
 def put(value: Any) -> Any:

@@ -212,6 +212,16 @@ class TaskCancelledError(ActorflowError):
     when: str
 
 
+class TaskTimeoutError(TaskCancelledError, TimeoutError):
+    """One attempt of a task ran for longer than its option timeout_s allows, and was cancelled."""
+
+    _template = (
+        "{e.task_name!r} was cancelled {e.when}: it had run for longer than timeout_s={e.limit_s:g}; allow more "
+        "time, or give it less to do"
+    )
+    limit_s: float
+
+
 class WorkerCrashedError(ActorflowError):
     """The process that ran a task died, and the task may not be tried again."""
 

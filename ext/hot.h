@@ -134,12 +134,36 @@ int hot_add_target(PyObject *module);
 /* This process' lane to the target's mailbox, if it has one; 0. */
 af_off hot_target_lane(PyObject *target, struct session **session);
 void hot_close_lanes(struct session *session);
-uint16_t hot_depth(uint16_t depth, bool set); /* nesting depth of calls made by this thread */
+/* What calls made by this thread from now on are nested in: a call (by name; 0: none), `depth` deep. */
+void hot_nest(uint16_t depth, af_off parent, uint32_t generation);
 
 /* hot_calls.c */
 int hot_add_calls(PyObject *module);
+struct call {            /* one that this process has started */
+  PyObject_HEAD
+  struct session *session;
+  af_off cell;
+  uint32_t generation, index;
+  af_off function;       /* its name, kept: settling drops the call's references */
+  uint32_t function_generation;
+  uint32_t returns;      /* further return cells */
+  uint16_t method, depth;
+  uint64_t calls_seen;   /* of the client's calls, those in which its children were looked for */
+  uint8_t flags;
+  uint32_t attempt;
+  int32_t retries;
+  uint8_t told;          /* enum hot_told: its code was interrupted, and why */
+};
+enum hot_told { HOT_NOT_TOLD = 0, HOT_TOLD_BEFORE, HOT_TOLD_RUNNING, HOT_TOLD_LIMIT };
+void hot_enter(struct call *call); /* NULL: nothing runs */
+struct call *hot_live_call(PyObject *object);
 PyObject *hot_call_new(struct session *session, af_off cell, uint32_t index); /* takes over the hold */
 
+/* hot_cancel.c: runs calls so that they can be interrupted, and nothing else. */
+int hot_add_cancel(PyObject *module);
+PyObject *hot_children(struct session *session, af_off parent, uint32_t generation);
+/* PyErr_CheckSignals in the midst of a wait: what is to be interrupted may be so here. */
+int hot_check_signals(void);
 /* hot_zygote.c, hot_wait.c, hot_board.c */
 int hot_add_zygote(PyObject *module);
 int hot_add_print(PyObject *module);

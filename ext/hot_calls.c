@@ -1,20 +1,6 @@
 /* hot_calls.c - Call: one call that this process has started, until it is settled; and taking calls from mailboxes. */
 #include "hot.h"
 
-struct call {
-  PyObject_HEAD
-  struct session *session;
-  af_off cell;
-  uint32_t generation, index;
-  af_off function;       /* its name, kept: settling drops the call's references */
-  uint32_t function_generation;
-  uint32_t returns;      /* further return cells */
-  uint16_t method, depth;
-  uint8_t flags;
-  uint32_t attempt;
-  int32_t retries;
-};
-
 static af_off call_function(const struct af_client *client, const struct af_cell *cell, af_off block) {
   if (!(cell->flags & HOT_CELL_FUNCTION)) return 0;
   return af_cell_references(client, block)[cell->references - cell->returns - 1];
@@ -38,6 +24,7 @@ PyObject *hot_call_new(struct session *session, af_off block, uint32_t index) {
   self->flags = cell->flags;
   self->attempt = cell->attempt;
   self->retries = cell->retries;
+  self->calls_seen = client->calls;
   return (PyObject *)self;
 }
 
@@ -52,7 +39,7 @@ static void call_dealloc(PyObject *object) {
   Py_DECREF(type);
 }
 
-static struct call *live_call(PyObject *object) {
+struct call *hot_live_call(PyObject *object) {
   struct call *self = (struct call *)object;
   if (hot_live(self->session)) return self;
   PyErr_SetString(PyExc_RuntimeError, "this call belongs to a runtime that was shut down");
@@ -61,13 +48,13 @@ static struct call *live_call(PyObject *object) {
 
 static PyObject *call_arguments(PyObject *object, PyObject *unused) {
   (void)unused;
-  struct call *self = live_call(object);
+  struct call *self = hot_live_call(object);
   return self ? hot_load_arguments(self->session, self->cell) : NULL;
 }
 
 static PyObject *call_load_function(PyObject *object, PyObject *unused) {
   (void)unused;
-  struct call *self = live_call(object);
+  struct call *self = hot_live_call(object);
   if (!self) return NULL;
   if (!self->function) { PyErr_SetString(PyExc_ValueError, "the call names no function"); return NULL; }
   return hot_load(self->session, self->function);
@@ -75,7 +62,7 @@ static PyObject *call_load_function(PyObject *object, PyObject *unused) {
 
 static PyObject *call_raw(PyObject *object, PyObject *unused) {
   (void)unused;
-  struct call *self = live_call(object);
+  struct call *self = hot_live_call(object);
   if (!self) return NULL;
   struct af_client *client = &self->session->client;
   struct af_cell *cell = AF_AT(client, struct af_cell, self->cell);
@@ -89,7 +76,7 @@ static PyObject *call_raw(PyObject *object, PyObject *unused) {
 }
 
 static PyObject *call_complete(PyObject *object, PyObject *value) {
-  struct call *self = live_call(object);
+  struct call *self = hot_live_call(object);
   struct packed packed;
   if (!self) return NULL;
   int status = hot_pack(&packed, value);
@@ -112,7 +99,7 @@ static af_off return_cell(const struct call *self, Py_ssize_t index) { /* 0: the
 /* All values are packed before the first is published, so that one that cannot be pickled leaves the call unsettled.
  * What an earlier attempt has given stays. */
 static PyObject *call_complete_many(PyObject *object, PyObject *values) {
-  struct call *self = live_call(object);
+  struct call *self = hot_live_call(object);
   Py_ssize_t count = self ? PySequence_Size(values) : -1;
   if (count < 0) return NULL;
   if (count != (Py_ssize_t)self->returns + 1)
@@ -137,7 +124,7 @@ static PyObject *call_complete_many(PyObject *object, PyObject *values) {
 }
 
 static PyObject *call_complete_raw(PyObject *object, PyObject *args) {
-  struct call *self = live_call(object);
+  struct call *self = hot_live_call(object);
   const char *data;
   Py_ssize_t bytes;
   PyObject *references = NULL;
@@ -156,7 +143,7 @@ static PyObject *call_complete_raw(PyObject *object, PyObject *args) {
 }
 
 static PyObject *call_fail(PyObject *object, PyObject *args) {
-  struct call *self = live_call(object);
+  struct call *self = hot_live_call(object);
   const char *data;
   Py_ssize_t bytes;
   if (!self || !PyArg_ParseTuple(args, "y#", &data, &bytes)) return NULL;
@@ -171,7 +158,7 @@ static PyObject *call_fail(PyObject *object, PyObject *args) {
 /* retry() -> whether the call is to be run again: else it is to be settled. FullError */
 static PyObject *call_retry(PyObject *object, PyObject *unused) {
   (void)unused;
-  struct call *self = live_call(object);
+  struct call *self = hot_live_call(object);
   if (!self) return NULL;
   int status = af_cell_retry(&self->session->client, self->cell);
   if (status == AF_OK) Py_RETURN_TRUE;
@@ -202,19 +189,55 @@ static PyObject *call_get_name(PyObject *object, void *unused) {
 }
 static PyObject *call_get_caller(PyObject *object, void *unused) {
   (void)unused;
-  struct call *self = live_call(object);
+  struct call *self = hot_live_call(object);
   if (!self) return NULL;
   struct af_cell *cell = AF_AT(&self->session->client, struct af_cell, self->cell);
   return Py_BuildValue("(II)", cell->caller, cell->caller_epoch);
 }
 static PyObject *call_get_number(PyObject *object, void *unused) {
   (void)unused;
-  struct call *self = live_call(object);
+  struct call *self = hot_live_call(object);
   if (!self) return NULL;
   return PyLong_FromUnsignedLongLong(AF_AT(&self->session->client, struct af_cell, self->cell)->number);
 }
 
+static PyObject *call_get_limit(PyObject *object, void *unused) {
+  (void)unused;
+  struct call *self = hot_live_call(object);
+  if (!self) return NULL;
+  return PyFloat_FromDouble(AF_AT(&self->session->client, struct af_cell, self->cell)->limit_ms * 1e-3);
+}
+static PyObject *call_get_told(PyObject *object, void *unused) { (void)unused; return PyLong_FromLong(((struct call *)object)->told); }
+static PyObject *call_get_wish(PyObject *object, void *unused) {
+  (void)unused;
+  struct call *self = hot_live_call(object);
+  return self ? PyLong_FromLong(af_cell_wish(&self->session->client, self->cell)) : NULL;
+}
+
+/* Its code is told, by the caller of this, for that reason. */
+static PyObject *call_tell(PyObject *object, PyObject *why) {
+  struct call *self = hot_live_call(object);
+  long told = self ? PyLong_AsLong(why) : -1;
+  if (told < 0) return NULL;
+  struct af_cell *cell = AF_AT(&self->session->client, struct af_cell, self->cell);
+  if (told != HOT_TOLD_LIMIT) atomic_fetch_or_explicit(&cell->cancel, AF_CANCEL_TOLD, memory_order_relaxed);
+  self->told = (uint8_t)told;
+  Py_RETURN_NONE;
+}
+
+/* None are looked for where this process has made no call since. */
+static PyObject *call_children(PyObject *object, PyObject *unused) {
+  (void)unused;
+  struct call *self = hot_live_call(object);
+  if (!self) return NULL;
+  struct session *session = self->session;
+  if (self->calls_seen == session->client.calls) return PyList_New(0);
+  self->calls_seen = session->client.calls;
+  return hot_children(session, self->cell, self->generation);
+}
+
 static PyMethodDef methods[] = {
+    {"tell", call_tell, METH_O, NULL},                    {"children", call_children, METH_NOARGS, NULL},
     {"arguments", call_arguments, METH_NOARGS, NULL},     {"load_function", call_load_function, METH_NOARGS, NULL},
     {"raw", call_raw, METH_NOARGS, NULL},                 {"complete", call_complete, METH_O, NULL},
     {"complete_many", call_complete_many, METH_O, NULL},  {"complete_raw", call_complete_raw, METH_VARARGS, NULL},
@@ -227,6 +250,8 @@ static PyGetSetDef getset[] = {
     {"name", call_get_name, NULL, NULL, NULL},       {"caller", call_get_caller, NULL, NULL, NULL},
     {"number", call_get_number, NULL, NULL, NULL},   {"attempt", call_get_attempt, NULL, NULL, NULL},
     {"retries", call_get_retries, NULL, NULL, NULL}, {"retry_exceptions", call_get_retry_exceptions, NULL, NULL, NULL},
+    {"number", call_get_number, NULL, NULL, NULL},   {"limit_s", call_get_limit, NULL, NULL, NULL},
+    {"told", call_get_told, NULL, NULL, NULL},       {"wish", call_get_wish, NULL, NULL, NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 static PyType_Slot slots[] = {{Py_tp_dealloc, call_dealloc}, {Py_tp_methods, methods}, {Py_tp_getset, getset},
@@ -257,15 +282,18 @@ static PyObject *calls_current_call(PyObject *module, PyObject *unused) {
                        (unsigned long long)entered.function, entered.function_generation, entered.method, attempt);
 }
 
+void hot_enter(struct call *call) {
+  struct af_slot *slot = hot.session->client.slot;
+  hot_nest(call ? (uint16_t)(call->depth + 1) : 0, call ? call->cell : 0, call ? call->generation : 0);
+  if (call) note_entered(call);
+  else entered.cell = 0;
+  atomic_store_explicit(&slot->running, call ? call->cell : 0, memory_order_relaxed);
+}
+
 static PyObject *calls_enter(PyObject *module, PyObject *object) {
   (void)module;
-  struct af_client *client = hot_client();
-  if (!client) return NULL;
-  bool inside = PyObject_TypeCheck(object, hot.call_type);
-  hot_depth(inside ? (uint16_t)(((struct call *)object)->depth + 1) : 0, true);
-  if (inside) note_entered((struct call *)object);
-  else entered.cell = 0;
-  atomic_store_explicit(&client->slot->running, inside ? ((struct call *)object)->cell : 0, memory_order_relaxed);
+  if (!hot_client()) return NULL;
+  hot_enter(PyObject_TypeCheck(object, hot.call_type) ? (struct call *)object : NULL);
   Py_RETURN_NONE;
 }
 

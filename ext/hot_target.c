@@ -21,10 +21,13 @@ struct target {
 };
 
 static __thread uint16_t depth_now;
+static __thread uint32_t parent_generation_now;
+static __thread af_off parent_now;
 
-uint16_t hot_depth(uint16_t depth, bool set) {
-  if (set) depth_now = depth;
-  return depth_now;
+void hot_nest(uint16_t depth, af_off parent, uint32_t generation) {
+  depth_now = depth;
+  parent_now = parent;
+  parent_generation_now = generation;
 }
 
 static struct session *target_session(struct target *self) {
@@ -83,6 +86,7 @@ struct outgoing {
   uint16_t method;
   int32_t retries;        /* how often it may be run again, -1: always */
   uint8_t flags;          /* further ones of enum hot_cell_flag */
+  uint32_t limit_ms;
   const char *raw;        /* instead of packed arguments */
   size_t raw_bytes;
   PyObject **held;        /* what raw bytes refer to: borrowed */
@@ -117,6 +121,9 @@ static void fill_call(struct af_client *client, struct af_cell *cell, const stru
   cell->arguments = (uint32_t)out->packed.argument_count;
   cell->method = out->method;
   cell->depth = depth_now;
+  cell->limit_ms = out->limit_ms;
+  cell->parent = parent_now;
+  cell->parent_generation = parent_generation_now;
   cell->returns = (uint32_t)out->return_count;
   cell->flags = (uint8_t)(out->flags | (out->function ? HOT_CELL_FUNCTION : 0) | (out->mailbox ? HOT_CELL_MAILBOX : 0) |
                           (out->packed.keywords ? HOT_CELL_KEYWORDS : 0));
@@ -191,12 +198,26 @@ static PyObject *results(struct outgoing *out, PyObject *reference, Py_ssize_t r
   return list;
 }
 
+/* Return cells know their call, so that who has a reference to one of them can have it cancelled. */
+static void name_returns(struct session *session, const struct outgoing *out, af_off call) {
+  for (Py_ssize_t i = 0; i < out->return_count; i++) {
+    struct af_cell *cell = AF_AT(&session->client, struct af_cell, ((struct hold *)out->returns[i])->block);
+    cell->parent = call;
+    cell->parent_generation = af_block_generation(&session->client, call);
+  }
+}
+
+/* What is no part of the user's call within which it is made: what the node is asked, an actor's birth. */
+static void orphan(struct session *session, af_off call) { AF_AT(&session->client, struct af_cell, call)->parent = 0; }
+
 static PyObject *send_call(struct target *self, struct session *session, struct outgoing *out, Py_ssize_t returns, bool block) {
   af_off cell;
   uint32_t index;
   if (make_returns(session, out, returns - 1) < 0) return NULL;
   if (!self->ordered && out->packed.argument_count) out->mailbox = self->mailbox;
   if (make_call(session, out, &cell, &index) < 0) return NULL;
+  if (out->return_count) name_returns(session, out, cell);
+  if (out->raw) orphan(session, cell);
   PyObject *reference = hot_hold_new(hot.made_type, session, cell, index);
   if (reference && submit(self, session, cell, block) < 0) Py_CLEAR(reference);
   return results(out, reference, returns);
@@ -216,7 +237,7 @@ static uint8_t retry_flags(PyObject *retry) {
   return retry == Py_True ? HOT_CELL_RETRY_ALL : retry == Py_False ? HOT_CELL_RETRY_NONE : 0;
 }
 
-/* call(method, args, kwargs, returns=1, function=None, block=True, retries=0, retry=None) */
+/* call(method, args, kwargs, returns=1, function=None, block=True, retries=0, retry=None, limit_ms=0) */
 static PyObject *target_call(PyObject *object, PyObject *const *args, Py_ssize_t count) {
   struct target *self = (struct target *)object;
   struct session *session = target_session(self);
@@ -227,6 +248,7 @@ static PyObject *target_call(PyObject *object, PyObject *const *args, Py_ssize_t
   bool block = count <= 5 || PyObject_IsTrue(args[5]) == 1;
   if (count > 6) out.retries = (int32_t)PyLong_AsLong(args[6]);
   if (count > 7) out.flags = retry_flags(args[7]);
+  if (count > 8) out.limit_ms = (uint32_t)PyLong_AsUnsignedLong(args[8]);
   if (PyErr_Occurred()) return NULL;
   if (count > 4 && args[4] != Py_None && !hot_hold_of(out.function = args[4], AF_KIND_CELL)) return NULL;
   PyObject *result = pack_call(session, &out, args[1], args[2]) < 0 ? NULL : send_call(self, session, &out, returns, block);
@@ -275,6 +297,7 @@ static PyObject *target_submit_first(PyObject *object, PyObject *args) {
       (reference = hot_hold_new(hot.made_type, session, cell, index))) {
     struct af_client *client = &session->client;
     uint32_t outer = af_op_begin(client, AF_OP_SUBMIT);
+    orphan(session, cell);
     af_block_hold(client, cell);
     AF_AT(client, struct af_cell, cell)->mailbox = target_mailbox(self);
     AF_AT(client, struct af_mailbox, target_mailbox(self))->first = cell;

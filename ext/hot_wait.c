@@ -19,7 +19,7 @@ static bool node_is_gone(struct session *session, int status) {
 }
 
 int hot_after_sleep(struct session *session, int status) {
-  if (PyErr_CheckSignals() < 0) return -1;
+  if (hot_check_signals() < 0) return -1;
   if (node_is_gone(session, status)) {
     hot_raise(AF_DEAD, "the node has ended");
     return -1;

@@ -19,6 +19,7 @@ from actorflow.client import blocking, calls, outside, runtime
 from actorflow.client.refs import ObjectRef
 from actorflow.options import MethodOptions
 
+READY_NAME = "__ready__"
 READY = 0  # the number of __ready__; methods are numbered from 1, in the order of their names
 _GROUP_SHIFT = (
     10  # above the method's number a call carries the group that was asked for; 0: the method's own
@@ -81,9 +82,10 @@ def method_and_group(number: int) -> tuple[int, int]:
 class Door:
     """This process' one Target for an actor: one lane, so that the order of calls is kept over all handles."""
 
-    __slots__ = ("__weakref__", "call", "target")
+    __slots__ = ("__weakref__", "call", "description", "target")
 
     def __init__(self, mailbox: _hot.Hold) -> None:
+        self.description: Description | None = None  # of whatever handle came last
         self.target = _hot.Target(mailbox)
         self.call = self.target.call
 
@@ -100,6 +102,14 @@ def door_to(mailbox: _hot.Hold) -> Door:
         door = _doors[mailbox] = Door(mailbox)
         _kept_doors.append(door)
     return door
+
+
+def name_of_method(mailbox: int, number: int) -> str:
+    """What errors call a method, by its number and the offset of its actor's mailbox, as far as it is known here."""
+    for hold, door in list(_doors.items()):
+        if hold.name[0] == mailbox and door.description is not None:
+            return f"{door.description.name}.{(READY_NAME, *door.description.methods)[number]}"
+    return "actor method"
 
 
 def _forget_doors() -> None:
@@ -250,7 +260,7 @@ class ActorHandle:
     def __init__(self, hold: _hot.Hold, mailbox: _hot.Hold, description: Description) -> None:
         self._actor_hold = hold
         self._actor_door = door_to(mailbox)
-        self._actor_description = description
+        self._actor_description = self._actor_door.description = description
 
     def __getattr__(self, name: str) -> ActorMethod:
         """Makes the method at first use; from then on it is found in the instance's dictionary."""
@@ -268,7 +278,7 @@ class ActorHandle:
 
     def __ready__(self) -> ObjectRef[None]:
         """A ref that is done once the constructor is; its error is the actor's, if that died."""
-        ref: ObjectRef[None] = self._method("__ready__", READY, 1).remote()
+        ref: ObjectRef[None] = self._method(READY_NAME, READY, 1).remote()
         return ref
 
     def __dir__(self) -> list[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -15,6 +16,8 @@ from actorflow import _hot
 from actorflow.client import calls, runtime
 from actorflow.client.exports import Export, export_of, is_named
 from actorflow.options import TaskOptions
+
+MOST_LIMIT_MS = 2**32 - 1  # 49 days
 
 
 class Retried(NamedTuple):
@@ -75,7 +78,7 @@ class RemoteFunction:
         reference = self._exported(travels_as)
         session.tell("name_task", [reference], name=calls.short_name(self.function))
         queue = session.queue(self._options.shape(), inspect.iscoroutinefunction(self.function))
-        self._reference, self._bound_call = reference, queue.call
+        self._reference, self._bound_call = reference, _limited(queue.call, self._options.timeout_s)
         session.bind(self)
         return self._bound_call(method, args, kwargs, returns, reference, *rest)
 
@@ -107,3 +110,11 @@ class RemoteFunction:
 
     def __repr__(self) -> str:
         return f"RemoteFunction({getattr(self.function, '__qualname__', self.function)})"
+
+
+def _limited(call: Callable[..., Any], timeout_s: float | None) -> Callable[..., Any]:
+    """Target.call, with the limit of time that the calls bear."""
+    if timeout_s is None:
+        return call
+    limit_ms = min(max(1, math.ceil(timeout_s * 1000)), MOST_LIMIT_MS)
+    return lambda *arguments: call(*arguments, limit_ms)

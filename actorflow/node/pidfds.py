@@ -23,9 +23,13 @@ class Watch:
 
     def kill(self) -> None:
         """Sends SIGKILL to that very process, whatever became of its process id."""
+        self.send(signal.SIGKILL)
+
+    def send(self, number: signal.Signals) -> None:
+        """Sends it a signal."""
         if self._pidfd >= 0:
             try:
-                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+                signal.pidfd_send_signal(self._pidfd, number)
             except ProcessLookupError:
                 pass  # it has ended, and the loop will hear of it
 

@@ -1,6 +1,6 @@
 """What the node answers to each control call; a handler's name is the call's.
 
-From whoever makes calls: open_queue, create_actor, kill_actor, get_actor, list_named_actors, actor_error. From
+From whoever makes calls: open_queue, create_actor, kill_actor, get_actor, list_named_actors, actor_error, cancel. From
 workers: left, actor_ended. From what user code forked: forked. From whoever looks: resources, nodes, state.
 """
 
@@ -15,6 +15,7 @@ from actorflow.core.names import nearest
 from actorflow.core.resources import ResourceSet
 from actorflow.errors import DeathKind, ProtocolError
 from actorflow.node.actors import Actor
+from actorflow.node.cancelling import Wish
 from actorflow.node.control import Answer, Refused, Request
 from actorflow.node.jobs import Job
 from actorflow.node.server import Node
@@ -30,7 +31,7 @@ class Requests:
         self._node = node
         for handler in (
             *(self.open_queue, self.create_actor, self.kill_actor, self.get_actor, self.actor_error),
-            *(self.list_named_actors, self.left, self.actor_ended, self.forked, self.name_task),
+            *(self.list_named_actors, self.cancel, self.left, self.actor_ended, self.forked, self.name_task),
             *(self.resources, self.nodes, self.state),
         ):
             node.control.handle(handler.__name__, handler)
@@ -101,6 +102,19 @@ class Requests:
     def actor_error(self, request: Request) -> Answer:
         """[mailbox] of a dead actor -> fails with what its calls get."""
         raise Refused(self._node.actors.error_of(request.reference(0, "mailbox")))
+
+    def cancel(self, request: Request) -> Answer:
+        """{"error", "child_error": ERROR bytes, "wish", "force"}, [call]: it was found running and is to end."""
+        self._node.cancellations.ask(
+            Wish(
+                request.reference(0, "cell"),
+                request.field("wish", int),
+                request.field("error", bytes),
+                request.field("child_error", bytes),
+                request.field("force", bool),
+            )
+        )
+        return NOTHING
 
     # -- from workers
 

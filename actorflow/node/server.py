@@ -19,6 +19,7 @@ from actorflow.core.resources import ResourceSet
 from actorflow.core.scheduler import Scheduler
 from actorflow.errors import Death, DeathKind
 from actorflow.node.actors import Actor, Actors, ActorState
+from actorflow.node.cancelling import Cancellations
 from actorflow.node.clients import Clients, Driver
 from actorflow.node.control import Control
 from actorflow.node.coroner import Coroner
@@ -75,6 +76,7 @@ class Node:
         self.scheduler = Scheduler(total, Policy.for_node(total, idle_worker_s=settings.idle_worker_s))
         self.scheduling = Scheduling(loop, self._port, self.store, self.scheduler, self.workers, self.actors)
         self.control = Control(self._coroner.encode)
+        self.cancellations = Cancellations(loop, self.workers)
 
     # -- life
 
@@ -216,6 +218,7 @@ class Node:
 
     def worker_gone(self, worker: Worker, death: Death) -> None:
         """A worker's process has ended: what it had begun gets an error, and its actor is dead."""
+        self.cancellations.worker_gone(worker)
         error = self.actors.error_on_death(worker, death)
         if error is not None:
             self._settle(worker.slot, worker.epoch, error)

@@ -17,7 +17,7 @@ from typing import Any
 
 from actorflow import _hot, config
 from actorflow.client.waiting import current_port
-from actorflow.worker import printing, settling
+from actorflow.worker import interrupts, printing, settling
 from actorflow.worker.functions import Body
 from actorflow.worker.groups import Groups
 
@@ -44,10 +44,15 @@ class AsyncExecutor:
         self._taking = True
         self._is_full = False
         self._changed = asyncio.Event()  # nothing is taken any more, or a task has ended
+        self._running: dict[asyncio.Task[None], _hot.Call] = {}  # those whose coroutine can be cancelled
         self._leaving: list[_hot.Call] = []  # asked for the actor's end
 
     async def serve_actor(self) -> None:
         """Runs calls until the mailbox is abandoned. Raises ExitActor when a call did."""
+        with interrupts.listening(self._hear):
+            await self._serve_actor()
+
+    async def _serve_actor(self) -> None:
         port = current_port()
         facts = _hot.Target(self._mailbox).facts
         port.listen(self._mailbox, self._take)
@@ -66,6 +71,10 @@ class AsyncExecutor:
 
     async def serve_queue(self, call: _hot.Call, body: Body) -> None:
         """Runs an async task, others that come while one runs, and those that come soon after."""
+        with interrupts.listening(self._hear):
+            await self._serve_queue(call, body)
+
+    async def _serve_queue(self, call: _hot.Call, body: Body) -> None:
         self._start(call, body)
         spin_s = config.current().spin_us * 1e-6
         quiet_at = 0.0
@@ -166,6 +175,7 @@ class AsyncExecutor:
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
+        self._running.pop(task, None)
         if self._is_full:
             self._is_full = False
             self._loop.call_soon(self._take)
@@ -176,15 +186,18 @@ class AsyncExecutor:
         printing.enter(body.title)
         retry_on = None
         try:
+            interrupts.refuse_cancelled(call)
             args, kwargs = call.arguments()
             retry_on = body.retry_on
+            self._begin_limit(call)
             value = await _entering(call, body.function(*args, **kwargs))
         except settling.ExitActor:
             self._leaving.append(call)
             self._stop()
         except asyncio.CancelledError as error:
             settling.fail(call, error, body.name)
-            raise
+            if not call.told:
+                raise
         except BaseException as error:
             settling.fail(call, error, body.name, retry_on)
         else:
@@ -195,9 +208,8 @@ class AsyncExecutor:
         retry_on = None
         try:
             args, kwargs = call.arguments()
-            _hot.enter(call)
             retry_on = body.retry_on
-            value = body.function(*args, **kwargs)
+            value = _hot.run(call, body.function, args, kwargs)
         except settling.ExitActor:
             self._leaving.append(call)
             self._stop()
@@ -205,6 +217,32 @@ class AsyncExecutor:
             settling.fail(call, error, body.name, retry_on)
         else:
             settling.settle(call, value, body.name)
+
+    # -- cancelling
+
+    def _begin_limit(self, call: _hot.Call) -> None:
+        """From here on the call can be interrupted, and is so once it has run for too long."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._running[task] = call
+        if limit_s := call.limit_s:
+            timer = self._loop.call_later(limit_s, self._interrupt, task, call, _hot.TOLD_LIMIT)
+            task.add_done_callback(lambda _: timer.cancel())
+
+    def _hear(self) -> None:
+        """In the handler of a signal, wherever the loop's thread is: some call may have been cancelled."""
+        self._loop.call_soon_threadsafe(self._look)
+
+    def _look(self) -> None:
+        for task, call in list(self._running.items()):
+            if call.wish:
+                self._interrupt(task, call, _hot.TOLD_RUNNING)
+
+    def _interrupt(self, task: asyncio.Task[None], call: _hot.Call, why: int) -> None:
+        if not call.told:
+            call.tell(why)
+            interrupts.cancel_children(call)
+            task.cancel()
 
 
 @types.coroutine

@@ -57,7 +57,6 @@ class SyncExecutor:
         try:
             self._run(call)
         finally:
-            _hot.enter(None)
             _hot.task_done()
         return not self._leaving
 
@@ -70,9 +69,8 @@ class SyncExecutor:
                 self._run_async(call, body)
                 return
             args, kwargs = call.arguments()
-            _hot.enter(call)
             retry_on = body.retry_on
-            value = body.function(*args, **kwargs)
+            value = _hot.run(call, body.function, args, kwargs)
         except settling.ExitActor:
             self._leaving.append(call)
         except BaseException as error:

@@ -3,7 +3,7 @@
 Every thread takes calls by itself, so none waits for a dispatcher. A thread is started when one takes a call and no
 other is waiting for the next; the threads stay, and of those that wait one is woken by a push. With concurrency groups,
 a thread that takes a call whose group is full leaves it to the one that next ends a call of that group, and takes
-another.
+another. Nothing interrupts a thread: a call that is cancelled while it runs goes on, and its value counts.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Sequence
 
 from actorflow import _hot
-from actorflow.worker import settling
+from actorflow.worker import interrupts, settling
 from actorflow.worker.functions import Body
 from actorflow.worker.groups import Groups
 
@@ -104,6 +104,7 @@ class ThreadsExecutor:
         try:
             body = self._resolve(call)
             name = body.name
+            interrupts.refuse_cancelled(call)
             args, kwargs = call.arguments()
             _hot.enter(call)
             retry_on = body.retry_on

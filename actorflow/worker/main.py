@@ -23,7 +23,7 @@ from actorflow.client import assignment, runtime
 from actorflow.core.resources import in_ones
 from actorflow.errors import NodeDiedError
 from actorflow.shm.titles import Titles
-from actorflow.worker import printing, settling
+from actorflow.worker import interrupts, printing, settling
 from actorflow.worker.actor import host
 from actorflow.worker.devices import Devices
 from actorflow.worker.executor_async import TASKS_AT_ONCE, AsyncExecutor
@@ -81,7 +81,7 @@ class Worker:
             return False
         call = _hot.take(self._commands, IDLE_S, False)
         if call is None:
-            self._functions.forget_stale()
+            self._rest()
             return True
         data, references = call.raw()
         call.complete_raw(b"")
@@ -112,6 +112,11 @@ class Worker:
             self._runtime = runtime.begin_worker(job["id"], job.get("namespace", ""))
         return self._runtime
 
+    def _rest(self) -> None:
+        """Nothing has come for a while: lets go of what nobody needs."""
+        self._functions.forget_stale()
+        interrupts.collect_leftovers()
+
     # -- tasks
 
     def _serve(self, session: runtime.Runtime, queue: _hot.Hold) -> None:
@@ -122,7 +127,7 @@ class Worker:
                 queue,
                 self._functions.of,
                 lambda call, body: self._run_async(queue, call, body),
-                self._functions.forget_stale,
+                self._rest,
             ).serve()
         finally:
             _hot.leave(queue)

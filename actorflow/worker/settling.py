@@ -13,6 +13,7 @@ from typing import Any
 from actorflow import _hot, errors
 from actorflow.client import calls
 from actorflow.wire import failures
+from actorflow.worker import interrupts
 
 ROOM_LOOK_S = 0.01
 
@@ -33,6 +34,7 @@ def begin() -> None:
     global _worker_pid, _node_id
     _worker_pid = os.getpid()
     _node_id = _hot.identity()[0].hex()
+    interrupts.begin()
 
 
 def is_forked() -> bool:
@@ -64,7 +66,9 @@ def fail(
     """
     if is_forked():
         raise error
-    if isinstance(error, SystemExit):
+    if call.told:
+        error = interrupts.outcome(call, name)
+    elif isinstance(error, SystemExit):
         error = _exited(error, name)
     try:
         if retry_on is not None and _is_to_retry(call, error, retry_on) and _retry(call):
@@ -81,7 +85,12 @@ def encode(error: BaseException, name: str, attempt: int = 1) -> bytes:
 
 
 def _is_to_retry(call: _hot.Call, error: BaseException, retry_on: tuple[type[BaseException], ...]) -> bool:
-    """Whether the error is one of those on which the call is run again, as long as it has retries left."""
+    """Whether the error is one of those on which the call is run again, as long as it has retries left.
+
+    A call that was cancelled is not.
+    """
+    if call.wish:
+        return False
     said = call.retry_exceptions
     if said is None:
         return isinstance(error, retry_on)

@@ -56,11 +56,15 @@ struct af_cell {
   uint16_t method, depth;
   uint8_t format;        /* of the arguments: wire format, the upper layer's */
   uint8_t value_format;  /* of the result */
-  uint8_t unused, flags;
+  _Atomic uint8_t cancel;/* enum af_cancel; see af_cell_cancel */
+  uint8_t flags;
   uint16_t value_place;  /* 0: a small result overwrites the references; else it lies this many words behind the struct */
   _Atomic uint16_t pinned; /* 1: its references stay until it is freed (coroner sent a second entry after it) */
   uint32_t attempt;      /* how often it was run before; whoever STARTED it, then its coroner */
   int32_t retries;       /* how often it may be run again, -1: always; written as `attempt` */
+  uint32_t limit_ms;     /* how long an attempt may run, 0: no limit; for who runs it */
+  uint32_t parent_generation;
+  af_off parent;         /* by name, not counted: the call within which it was made, 0: none; of a return cell its call */
   uint64_t reserved[2];  /* places for lineage */
 };
 
@@ -122,6 +126,25 @@ void af_cell_allow_retries(struct af_client *client, af_off cell, int32_t retrie
  * left; AF_CLOSED: its mailbox is closed; AF_FULL: no memory; AF_FENCED: no longer this client's. Nothing happened then.
  * Of an ordered mailbox it is the next to be read; a mailbox' first call becomes unread, no more. */
 int af_cell_retry(struct af_client *client, af_off cell);
+/* Asks that the call end (that of a return cell: its call), by any client. AF_OK: it had not started and never will; it
+ * and its return cells are settled with `error`, as af_cell_fail does. AF_EMPTY: it is done. AF_BUSY: it has STARTED;
+ * who runs it finds the wish when it looks, and is to be told to look. Repeatable. A crash leaves a wish, and what a
+ * crash in af_cell_fail leaves.
+ * SYNC POINT cancel: the wish, then the look at the state; who starts a call sets the state, then looks at the wish. */
+enum af_cancel {
+  AF_CANCEL_ASKED = 1,    /* the wish; for ever */
+  AF_CANCEL_CHILDREN = 2, /* and that the calls made within it end too */
+  AF_CANCEL_TOLD = 4,     /* its code has been told; by who runs it */
+};
+int af_cell_cancel(struct af_client *client, af_off cell, uint8_t wish, af_off error, uint8_t format);
+/* The wish, for who has started the call: before its code begins, and when told to look. */
+static inline uint8_t af_cell_wish(const struct af_client *client, af_off cell);
+/* The call whose result a cell is: itself, or the call of a return cell as long as it is not done (0: that is gone). */
+af_off af_cell_call(const struct af_client *client, af_off cell);
+/* Visits each unfinished call made within the call of that name, wherever its reference went; each is counted while it is
+ * visited. Walks the whole heap: for what is rare. */
+typedef void (*af_cell_visit)(void *context, struct af_client *client, af_off cell);
+void af_cell_each_child(struct af_client *client, af_off parent, uint32_t generation, af_cell_visit visit, void *context);
 /* UNREAD -> STARTED by this client. AF_BUSY: no. */
 int af_cell_start(struct af_client *client, af_off cell);
 static inline uint32_t af_cell_phase(const struct af_client *client, af_off cell);
@@ -151,6 +174,9 @@ static inline af_off *af_cell_value(const struct af_client *client, af_off cell)
 }
 static inline uint8_t *af_cell_bytes(const struct af_client *client, af_off cell) {
   return (uint8_t *)(af_cell_references(client, cell) + AF_AT(client, struct af_cell, cell)->references);
+}
+static inline uint8_t af_cell_wish(const struct af_client *client, af_off cell) {
+  return atomic_load_explicit(&AF_AT(client, struct af_cell, cell)->cancel, memory_order_seq_cst); /* SYNC POINT cancel */
 }
 static inline uint32_t af_cell_phase(const struct af_client *client, af_off cell) {
   return (uint32_t)(atomic_load_explicit(&AF_AT(client, struct af_cell, cell)->state, memory_order_acquire) & 0xff);

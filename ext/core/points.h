@@ -9,7 +9,8 @@ enum af_operation {
   AF_OP_HOLD = 100, AF_OP_FORK = 110, AF_OP_SETTLE_HOLDS = 120,
   AF_OP_HEAP = 200, AF_OP_EXTENT = 300, AF_OP_BLOCK = 400, AF_OP_AUDIT = 450,
   AF_OP_BOARD = 500, AF_OP_LANE = 600, AF_OP_PUSH = 610, AF_OP_TAKE = 630, AF_OP_CAPACITY = 660, AF_OP_CREATE = 700,
-  AF_OP_SUBMIT = 710, AF_OP_WATCH = 720, AF_OP_RESULT = 730, AF_OP_COMPLETE = 740, AF_OP_SETTLE = 800,
+  AF_OP_SUBMIT = 710, AF_OP_WATCH = 720, AF_OP_RESULT = 730, AF_OP_COMPLETE = 740, AF_OP_CANCEL = 780,
+  AF_OP_SETTLE = 800,
 };
 
 /* The memory half, 100-499. */
@@ -137,7 +138,9 @@ enum af_operation {
   X(763, "ready call delivered, its mailbox not discounted") \
   X(770, "retry: entry made, call still started") \
   X(771, "retry: call unread, not delivered") \
-  X(772, "retry: call delivered, still named")
+  X(772, "retry: call delivered, still named") \
+  X(780, "cancel: wish set, call not settled") \
+  X(781, "cancel: child counted, not visited")
 
 #define AF_POINT_LAST 899
 #endif

@@ -176,10 +176,27 @@ static void wake_nobody(struct victim *victim) {
   af_mailbox_wait(client, victim->world->own[0], dice(victim, 2) * 1000, 1);
 }
 
+static bool may_cancel(const struct victim *victim, af_off call) {
+  return call != 0 && cell_of(&victim->client, call)->mailbox != victim->world->actor;
+}
+
+static void cancel_child(void *context, struct af_client *client, af_off call) {
+  struct victim *victim = context;
+  if (may_cancel(victim, call))
+    af_cell_cancel(client, call, 0, victim->world->error, ERROR_FORMAT);
+}
+
 static void cancel(struct victim *victim) {
-  struct made *made = place(victim);
-  if (made->call != 0 && cell_of(&victim->client, made->call)->mailbox != victim->world->actor)
-    af_cell_fail(&victim->client, made->call, 0, victim->world->error, ERROR_FORMAT);
+  struct af_client *client = &victim->client;
+  af_off parent = place(victim)->call, child = place(victim)->call;
+  if (!may_cancel(victim, parent))
+    return;
+  if (child != 0) {
+    cell_of(client, child)->parent = parent;
+    cell_of(client, child)->parent_generation = af_block_generation(client, parent);
+  }
+  af_cell_cancel(client, parent, AF_CANCEL_CHILDREN, victim->world->error, ERROR_FORMAT);
+  af_cell_each_child(client, parent, af_block_generation(client, parent), cancel_child, victim);
 }
 
 static void make_actor(struct victim *victim) {

@@ -1,0 +1,96 @@
+"""af.cancel: a call that has not started never will; one that runs is interrupted, by the node, where it runs."""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+
+from actorflow import _hot
+from actorflow.client import calls, runtime
+from actorflow.client.handles import name_of_method
+from actorflow.client.refs import ObjectRef
+from actorflow.client.remote_function import RemoteFunction
+from actorflow.errors import TaskCancelledError
+from actorflow.wire import failures
+
+KEPT_NAMES = 512
+BEFORE, RUNNING = "before it ran", "while it was running"
+
+_names: OrderedDict[tuple[int, int], str] = OrderedDict()  # of functions, by their exports' names
+
+
+def cancel(ref: ObjectRef[object], *, force: bool = False, recursive: bool = True) -> None:
+    """Has a call end; its ref, and the other refs of that call, then raise TaskCancelledError.
+
+    A call that waits in a queue, or for its arguments, never runs. In one that runs, KeyboardInterrupt is raised in the
+    user's code (sync tasks and methods of sync actors, time.sleep and af.get included), or its asyncio task is
+    cancelled (async tasks and methods, at their next await). Code that catches that may clean up, and may return a
+    value, which then is the result. A call that has finished keeps its result, and cancelling it does nothing. Returns
+    at once: a call that runs may go on for a moment.
+
+    Threads cannot be interrupted: a call that runs in a threaded actor (max_concurrency > 1) goes on. Code in C that
+    looks for no signals is interrupted when it returns to Python, and otherwise by `force` alone.
+
+    `force`: the worker process of a task that runs is killed, and the task is not tried again; async tasks that run in
+    the same worker die too, as in a crash. ValueError for a call to an actor: use af.kill. `recursive`: the unfinished
+    calls made within the call are cancelled as well, and those made within them. TypeError: not an ObjectRef.
+    """
+    if not isinstance(ref, ObjectRef):
+        raise TypeError(f"cancel() takes an ObjectRef, not {ref!r}")
+    session = runtime.require()
+    call = _hot.call_of(ref)
+    if call is None:
+        return
+    kind, function, mailbox, method = _hot.subject(call)
+    if force and kind == "actor":
+        raise ValueError(
+            "force=True is for tasks: to end an actor with all that it runs, use af.kill(handle)"
+        )
+    if not kind or call.is_done():
+        return
+    name = name_of_method(mailbox, method) if kind == "actor" else _name_of_function(function)
+    wish = _hot.CANCEL_CHILDREN if recursive else 0
+    outcome, *_ = _wished(call, wish, encoded(name, BEFORE, session.node_id))
+    if outcome == _hot.CANCEL_STARTED:
+        session.tell(
+            "cancel",
+            [call],
+            wish=wish,
+            force=force,
+            error=encoded(name, RUNNING, session.node_id),
+            child_error=encoded(f"a call made within {name}", RUNNING, session.node_id),
+        )
+
+
+def encoded(name: str, when: str, node_id: str) -> bytes:
+    """The error of a call that was cancelled, as ERROR bytes."""
+    error = TaskCancelledError(task_name=name, when=when)
+    return failures.encode_error(error, name=name, node_id=node_id, pid=os.getpid(), attempt=1)
+
+
+def _wished(call: _hot.Reference, wish: int, error: bytes) -> tuple[int, int, int, bool]:
+    try:
+        return _hot.cancel(call, wish, error)
+    except _hot.FullError:
+        wished: tuple[int, int, int, bool] = calls.again_with_room(lambda: _hot.cancel(call, wish, error))
+        return wished
+
+
+def _name_of_function(function: _hot.Reference | None) -> str:
+    """A task's name in errors: that of its function, if that can be had here."""
+    if function is None:
+        return "task"
+    name = _names.get(function.name)
+    if name is None:
+        try:
+            found = function.result()
+        except Exception:  # it is of a module that is not importable here
+            return "task"
+        name = calls.short_name(found.function if isinstance(found, RemoteFunction) else found)
+        _names[function.name] = name
+        if len(_names) > KEPT_NAMES:
+            _names.popitem(last=False)
+    return name
+
+
+runtime.at_end(_names.clear)
