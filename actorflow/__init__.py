@@ -30,11 +30,13 @@ from actorflow.errors import (
     ObjectStoreFullError,
     PendingCallsLimitExceeded,
     ProtocolError,
+    RuntimeEnvSetupError,
     TaskCancelledError,
     TaskError,
     TaskTimeoutError,
     WorkerCrashedError,
 )
+from actorflow.runtime_env import RuntimeEnv
 from actorflow.worker.context import exit_actor
 
 __version__ = "0.1.0"
@@ -45,6 +47,7 @@ __all__ = [
     "shutdown",
     "is_initialized",
     "Runtime",
+    "RuntimeEnv",
     # tasks and actors
     "remote",
     "method",
@@ -89,6 +92,7 @@ __all__ = [
     "ObjectStoreFullError",
     "PendingCallsLimitExceeded",
     "ProtocolError",
+    "RuntimeEnvSetupError",
     "TaskCancelledError",
     "TaskError",
     "TaskTimeoutError",

@@ -17,6 +17,7 @@ import json
 import logging
 import math
 import numbers
+import os
 import re
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Literal, TypeVar
@@ -230,7 +231,7 @@ def _runtime_env(value: Any) -> str:
     if not isinstance(value, Mapping):
         raise _wrong_type("a dict", value)
     try:
-        return json.dumps(dict(value), sort_keys=True, allow_nan=False) if value else ""
+        return json.dumps(dict(value), sort_keys=True, allow_nan=False, default=os.fspath) if value else ""
     except (TypeError, ValueError) as problem:
         raise TypeError(f"must be a dict of plain values, as in JSON: {problem}") from None
 

@@ -56,7 +56,7 @@ class ActorClass:
     """A class whose instances live in processes of their own. `.remote(...)` makes one and returns its handle."""
 
     def __init__(self, cls: type, options: ActorOptions) -> None:
-        calls.refuse_unsupported(options)
+        self._environment = calls.environment_of(options)
         self.cls = cls
         self.__name__ = cls.__name__
         self.__qualname__ = cls.__qualname__
@@ -83,6 +83,7 @@ class ActorClass:
         ActorAlreadyExistsError where the name is taken; what the constructor raises comes with the first call.
         """
         session = runtime.require()
+        environment = session.environment_for(self._environment)
         travels_as = self._named_by if is_named(self._named_by, self.cls) else self.cls
         plan = ActorPlan(
             self._export.reference(travels_as),
@@ -98,7 +99,7 @@ class ActorClass:
             target.submit_first(0, (plan, *args), kwargs)
         except Exception as error:
             raise calls.translated(error, lambda: calls.argument_parts(self.cls, args, kwargs)) from None
-        return self._registered(session, actor, mailbox, plan.description)
+        return self._registered(session, actor, mailbox, plan.description, environment)
 
     __call__ = remote
 
@@ -109,7 +110,12 @@ class ActorClass:
         return other
 
     def _registered(
-        self, session: runtime.Runtime, actor: _hot.Hold, mailbox: _hot.Hold, description: Description
+        self,
+        session: runtime.Runtime,
+        actor: _hot.Hold,
+        mailbox: _hot.Hold,
+        description: Description,
+        environment: str,
     ) -> ActorHandle:
         """Tells the node. A named actor may exist already: only then the answer is waited for."""
         options = self._options
@@ -120,6 +126,7 @@ class ActorClass:
                 "namespace": options.namespace or session.namespace,
                 "lifetime": options.lifetime,
                 "get_if_exists": options.get_if_exists,
+                "environment": environment,
             },
             "to_run": options.shape(),
             "to_place": options.placing_shape(),

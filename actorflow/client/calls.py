@@ -13,6 +13,7 @@ from typing import Any
 from actorflow import _hot, config, errors
 from actorflow.client import blocking
 from actorflow.options import ActorOptions, TaskOptions
+from actorflow.runtime_env import environment
 from actorflow.wire import pickling
 
 Parts = Iterable[tuple[str, Any]]
@@ -96,10 +97,9 @@ def plain_returns(num_returns: int | str) -> int:
     return num_returns
 
 
-def refuse_unsupported(options: TaskOptions | ActorOptions) -> None:
-    """NotImplementedError for options that would change what runs, and cannot yet."""
-    if options.runtime_env:
-        raise NotImplementedError("runtime_env is not there yet: calls run in their driver's environment")
+def environment_of(options: TaskOptions | ActorOptions) -> str:
+    """The runtime_env option in its normal form. TypeError, ValueError, NotImplementedError: it cannot be had."""
+    return environment.normal(options.runtime_env)
 
 
 def short_name(subject: Any) -> str:

@@ -39,7 +39,7 @@ class RemoteFunction:
         self._retries = options.max_retries
         retry = options.retry_exceptions
         self._retry = retry if isinstance(retry, bool) else None
-        calls.refuse_unsupported(options)
+        self._environment = calls.environment_of(options)
         self._named_by: Any = self  # what its module may have under the function's name
         self._bound_call: Callable[..., Any] = self._bind_and_call
         self._reference: _hot.Reference | None = None
@@ -74,10 +74,11 @@ class RemoteFunction:
     ) -> Any:
         """The first call of a session."""
         session = runtime.require()
+        environment = session.environment_for(self._environment)
         travels_as = self._named_by if is_named(self._named_by, self.function) else self.function
         reference = self._exported(travels_as)
         session.tell("name_task", [reference], name=calls.short_name(self.function))
-        queue = session.queue(self._options.shape(), inspect.iscoroutinefunction(self.function))
+        queue = session.queue(self._options.shape(), inspect.iscoroutinefunction(self.function), environment)
         self._reference, self._bound_call = reference, _limited(queue.call, self._options.timeout_s)
         session.bind(self)
         return self._bound_call(method, args, kwargs, returns, reference, *rest)

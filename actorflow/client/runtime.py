@@ -24,6 +24,7 @@ from actorflow.client import blocking, futures, waiting
 from actorflow.client.connection import Connection
 from actorflow.client.refs import ObjectRef
 from actorflow.options import InitOptions
+from actorflow.runtime_env import environment as environments
 from actorflow.wire import failures, pickling
 
 
@@ -54,11 +55,15 @@ class Runtime:
         namespace: str = "",
         address: str = "",
         connection: Connection | None = None,
+        environment: str = "",
     ) -> None:
         self.role = role
         self.job_id = job_id
         self.namespace = namespace
         self.address = address
+        self.environment = (
+            environment  # of calls that name none: the job's, or that of the call that makes them
+        )
         self.node_id = _hot.identity()[0].hex()
         self.lane_credit = config.current().lane_credit
         self._connection = connection
@@ -89,12 +94,21 @@ class Runtime:
         _, data, holds = reply.raw()
         return (msgpack.unpackb(data) if data else None), holds
 
-    def queue(self, shape: tuple[tuple[str, int], ...], is_async: bool) -> _hot.Target:
-        """Where tasks of this shape (names and ten-thousandths) go; the node makes it at first use."""
-        key = (shape, is_async)
+    def environment_for(self, own: str) -> str:
+        """The environment of a call with `own`. RuntimeEnvSetupError: something of that is missing."""
+        if not own:
+            return self.environment
+        environments.require(own)
+        return environments.merged(self.environment, own)
+
+    def queue(self, shape: tuple[tuple[str, int], ...], is_async: bool, environment: str) -> _hot.Target:
+        """Where tasks of this shape (names and ten-thousandths) and environment go; the node makes it at first use."""
+        key = (shape, is_async, environment)
         target = self._queues.get(key)
         if target is None:
-            _, holds = self.ask("open_queue", shape=shape, options={"is_async": is_async})
+            _, holds = self.ask(
+                "open_queue", shape=shape, options={"is_async": is_async, "environment": environment}
+            )
             target = self._queues.setdefault(key, _hot.Target(holds[0]))
         return target
 
@@ -244,7 +258,8 @@ def init(address: str | None = None, *, ignore_reinit_error: bool = False, **giv
     `address`: None starts a private node (or attaches to ACTORFLOW_ADDRESS, if that is set); "auto" attaches to
     the node that `actorflow start` has started on this machine, as does its name. For a private node: num_cpus,
     num_gpus, memory (bytes), resources, labels, object_store_memory (bytes); what is not given is what the
-    machine has. `namespace`: where names of actors are looked up. `log_to_driver=False` drops workers' output.
+    machine has. `runtime_env`: what calls that name none run in; see RuntimeEnv.
+    `namespace`: where names of actors are looked up. `log_to_driver=False` drops workers' output.
     See InitOptions.
 
     Raises RuntimeError where there is a runtime, unless `ignore_reinit_error`; TypeError and ValueError for wrong
@@ -265,15 +280,18 @@ def init(address: str | None = None, *, ignore_reinit_error: bool = False, **giv
 
 def _started(options: InitOptions) -> Runtime:
     """A runtime on the node that the options mean, or the environment where they name none."""
-    if options.runtime_env:
-        raise NotImplementedError("runtime_env is not there yet: workers run in their driver's environment")
+    environment = environments.normal(options.runtime_env)
+    if what := environments.missing(environment):
+        raise ValueError(f"af.init option runtime_env: {what}")
     if options.address is None:
         options = options.merged(address=config.read(os.environ).address or None)
     namespace = options.namespace or f"job-{os.urandom(8).hex()}"
     configure()
     connection = Connection.open(options, namespace)
     try:
-        return Runtime(Role.DRIVER, connection.job_id, namespace, options.address or "", connection)
+        return Runtime(
+            Role.DRIVER, connection.job_id, namespace, options.address or "", connection, environment
+        )
     except BaseException:
         _hot.detach()
         connection.close()
@@ -286,9 +304,9 @@ def shutdown() -> None:
         _current.shutdown()
 
 
-def begin_worker(job_id: int, namespace: str) -> Runtime:
-    """The runtime of a worker process, which is attached already."""
-    return _begin(Runtime(Role.WORKER, job_id, namespace))
+def begin_worker(job_id: int, namespace: str, environment: str) -> Runtime:
+    """The runtime of a worker process, which is attached already; what it calls inherits its environment."""
+    return _begin(Runtime(Role.WORKER, job_id, namespace, environment=environment))
 
 
 def configure() -> None:

@@ -37,14 +37,14 @@ class Book:
         self._turns = 0
 
     # -- jobs and queues ---------------------------------------------------------------------------
-    def open_queue(self, queue: QueueId, job: JobId, shape: ResourceSet) -> Queue:
+    def open_queue(self, queue: QueueId, job: JobId, shape: ResourceSet, environment: str = "") -> Queue:
         """A queue without facts. `limit` 0: infeasible."""
         if queue in self.queues:
             raise InternalError(reason=f"queue {queue} was opened twice")
         limit = most_units(shape, self.total, self.devices, self.policy.parallel_limit)
         part = largest_part(dict(shape.units), self.total) if limit else 0.0
         cpus = ResourceSet({CPU: shape.cpu})
-        opened = Queue(queue, self.job(job), shape, limit, part, bool(shape.others), cpus)
+        opened = Queue(queue, self.job(job), shape, limit, part, bool(shape.others), cpus, environment)
         self.queues[queue] = opened.job.queues[queue] = opened
         return opened
 

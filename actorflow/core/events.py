@@ -34,11 +34,15 @@ class JobEnded:
 
 @dataclass(frozen=True, slots=True)
 class QueueOpened:
-    """A task queue was made; each of its calls takes `shape` while it executes."""
+    """A task queue was made; each of its calls takes `shape` while it executes.
+
+    `environment`: a worker that has served a queue serves only others of the same.
+    """
 
     queue: QueueId
     job: JobId
     shape: ResourceSet
+    environment: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,6 +45,7 @@ class Queue:
     part: float  # the largest part of any resource of the node that one unit is
     seated: bool
     cpu_shape: ResourceSet
+    environment: str = ""
     # decided
     target: int = 0
     allowed: int = 0  # in shared memory, or about to be raised to

@@ -102,7 +102,7 @@ class Scheduler:
         self._book.forget_job_if_done(job)
 
     def _queue_opened(self, event: ev.QueueOpened) -> None:
-        queue = self._book.open_queue(event.queue, event.job, event.shape)
+        queue = self._book.open_queue(event.queue, event.job, event.shape, event.environment)
         queue.idle_since_s = self._now_s
         why = why_never(event.shape, self._book.total)
         if why is not None:

@@ -84,7 +84,7 @@ class Staffing:
 
     def serve(self, now_s: float, effects: list[Effect]) -> int:
         """Gives workers that wait to queues in need. Returns how many more workers are needed."""
-        missing: dict[Job, int] = {}
+        missing: dict[tuple[Job, str], int] = {}
         fresh_needed = 0
         for queue, need in list(self._needy.items()):
             while need and (worker := self._available(queue)) is not None:
@@ -94,32 +94,34 @@ class Staffing:
             if need and _needs_fresh(queue):
                 fresh_needed += need
             elif need:
-                missing[queue.job] = missing.get(queue.job, 0) + need
-        still = (max(0, need - self._coming(job, need, now_s, effects)) for job, need in missing.items())
+                home = (queue.job, queue.environment)
+                missing[home] = missing.get(home, 0) + need
+        still = (max(0, need - self._coming(*home, need, now_s, effects)) for home, need in missing.items())
         return fresh_needed + sum(still)
 
     def _available(self, queue: Queue) -> Worker | None:
-        idle = self._pool.idle(queue.job.id)
+        idle = self._pool.idle(queue.job.id, queue.environment)
         if idle and not _needs_fresh(queue):
             return next(reversed(idle.values()))
         return next(iter(self._pool.fresh.values()), None)
 
     def _give(self, worker: Worker, queue: Queue, now_s: float, effects: list[Effect]) -> None:
         gpus = queue.open_seats.pop(0) if queue.seated else ()
-        self._pool.serve(worker, queue.job.id, queue.id, gpus, now_s)
+        self._pool.serve(worker, (queue.job.id, queue.environment), queue.id, gpus, now_s)
         effects.append(ServeQueue(worker.id, queue.id, gpus))
 
     # -- moving ------------------------------------------------------------------------------------
-    def _coming(self, job: Job, need: int, now_s: float, effects: list[Effect]) -> int:
-        """How many of the workers that a job needs come from its own other queues."""
+    def _coming(self, job: Job, environment: str, need: int, now_s: float, effects: list[Effect]) -> int:
+        """How many of the workers that a job needs in an environment come from its own other queues."""
+        queues = [queue for queue in job.queues.values() if queue.environment == environment]
         coming = sum(
             min(self._recently_asked(queue, now_s), max(0, queue.readers - queue.blocked))
-            for queue in job.queues.values()
+            for queue in queues
             if not _needs_fresh(queue)
         )
         if len(self._pool.of_job(job.id)) < self._many:
             return coming
-        for queue in job.queues.values():
+        for queue in queues:
             if coming >= need:
                 break
             reading = len(self._pool.reading(queue.id))
@@ -173,8 +175,8 @@ class Staffing:
         """Ends workers that have been idle for `idle_worker_s`, above the numbers that are kept."""
         for queue in self._book.queues.values():
             self._retire_readers(queue, now_s, effects)
-        for job in self._book.jobs.values():
-            for worker in list(self._pool.idle(job.id).values()):
+        for idle in self._pool.all_idle():
+            for worker in list(idle.values()):
                 if self._pool.task_workers <= self._policy.idle_workers or not self._is_old(worker, now_s):
                     break
                 self._stop(worker, now_s, effects)

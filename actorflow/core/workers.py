@@ -40,19 +40,21 @@ _TASK_STATES = frozenset({WorkerState.IDLE, WorkerState.SERVING, WorkerState.LEA
 
 @dataclass(slots=True, eq=False)
 class Worker:
-    """One process. `since_s`: when it came into its state."""
+    """One process. `since_s`: when it came into its state. `environment`: that of the queues it serves, for life."""
 
     id: WorkerId
     state: WorkerState
     since_s: float
     job: JobId | None = None
+    environment: str = ""
     queue: QueueId | None = None
     actor: ActorId | None = None
     gpus: GpuShare = ()
 
 
 Workers = dict[WorkerId, Worker]
-Key = TypeVar("Key", JobId, QueueId)
+Home = tuple[JobId, str]  # a job, and the environment in which its calls run
+Key = TypeVar("Key", JobId, QueueId, Home)
 
 
 class WorkerPool:
@@ -63,16 +65,20 @@ class WorkerPool:
         self.starting = 0  # asked for, not yet ready
         self.fresh: Workers = {}
         self.task_workers = 0
-        self._idle: dict[JobId, Workers] = {}
+        self._idle: dict[Home, Workers] = {}
         self._of_job: dict[JobId, Workers] = {}  # its task workers
         self._reading: dict[QueueId, Workers] = {}  # SERVING
         self._leaving: dict[QueueId, Workers] = {}  # LEAVING
         self._of_queue: dict[QueueId, int] = {}  # those two and those that are stopped while they read it
 
     # -- looking -----------------------------------------------------------------------------------
-    def idle(self, job: JobId) -> Workers:
-        """Workers of the job that wait."""
-        return self._idle.get(job, {})
+    def idle(self, job: JobId, environment: str) -> Workers:
+        """Workers of the job that wait, and have that environment."""
+        return self._idle.get((job, environment), {})
+
+    def all_idle(self) -> list[Workers]:
+        """Workers that wait, those of one job and environment together."""
+        return list(self._idle.values())
 
     def of_job(self, job: JobId) -> Workers:
         """The job's task workers that were not told to end."""
@@ -103,11 +109,12 @@ class WorkerPool:
         """So many that were asked for will not come."""
         self.starting = max(0, self.starting - count)
 
-    def serve(self, worker: Worker, job: JobId, queue: QueueId, gpus: GpuShare, now_s: float) -> None:
-        """Gives a waiting worker to a queue of its job."""
-        if worker.job not in (None, job):
-            raise InternalError(reason=f"worker {worker.id} of job {worker.job} was given to job {job}")
-        worker.job, worker.gpus = job, gpus
+    def serve(self, worker: Worker, home: Home, queue: QueueId, gpus: GpuShare, now_s: float) -> None:
+        """Gives a waiting worker to a queue of its job and environment."""
+        if worker.job is not None and (worker.job, worker.environment) != home:
+            own = (worker.job, worker.environment)
+            raise InternalError(reason=f"worker {worker.id} of {own} was given to {home}")
+        (worker.job, worker.environment), worker.gpus = home, gpus
         self._attach(worker, queue)
         self._move(worker, WorkerState.SERVING, now_s)
 
@@ -165,7 +172,7 @@ class WorkerPool:
             self.task_workers += 1
             self._of_job.setdefault(job, {})[worker.id] = worker
             if state is WorkerState.IDLE:
-                self._idle.setdefault(job, {})[worker.id] = worker
+                self._idle.setdefault((job, worker.environment), {})[worker.id] = worker
             elif worker.queue is not None:
                 index = self._reading if state is WorkerState.SERVING else self._leaving
                 index.setdefault(worker.queue, {})[worker.id] = worker
@@ -178,7 +185,7 @@ class WorkerPool:
             self.task_workers -= 1
             _take_out(self._of_job, job, worker)
             if state is WorkerState.IDLE:
-                _take_out(self._idle, job, worker)
+                _take_out(self._idle, (job, worker.environment), worker)
             elif queue is not None:
                 _take_out(self._reading if state is WorkerState.SERVING else self._leaving, queue, worker)
 

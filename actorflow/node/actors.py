@@ -160,6 +160,7 @@ class Actors:
         order = {
             "do": "host",
             "job": actor.job.description,
+            "environment": actor.options.get("environment", ""),
             "gpus": gpus,
             "resources": dict(actor.to_run.units),
             "actor": {"id": actor.hex, "class": actor.description, "options": actor.options},

@@ -9,19 +9,24 @@ from actorflow.core.events import JobId, QueueId
 from actorflow.core.resources import ResourceSet
 from actorflow.wire.messages import JobStart, Output, OutputLost
 
-QueueKey = tuple[ResourceSet, bool]  # what each call takes, and whether calls are coroutines
+QueueKey = tuple[
+    ResourceSet, bool, str
+]  # what each call takes, whether calls are coroutines, their environment
 Show = Callable[[Output | OutputLost], bool]
 
 
 class Queue:
-    """One task queue: the calls of one job that take `shape`."""
+    """One task queue: the calls of one job that take `shape` and run in `environment`."""
 
-    __slots__ = ("id", "job", "last_depth", "mailbox", "shape")
+    __slots__ = ("environment", "id", "job", "last_depth", "mailbox", "shape")
 
-    def __init__(self, queue: QueueId, job: Job, shape: ResourceSet, mailbox: _hot.Hold) -> None:
+    def __init__(
+        self, queue: QueueId, job: Job, shape: ResourceSet, environment: str, mailbox: _hot.Hold
+    ) -> None:
         self.id = queue
         self.job = job
         self.shape = shape
+        self.environment = environment
         self.mailbox = mailbox
         self.last_depth = 0  # as last observed: whether it is worth a look every 100 ms
 

@@ -39,10 +39,11 @@ class Requests:
     # -- from whoever makes calls
 
     def open_queue(self, request: Request) -> Answer:
-        """{"shape": [[name, ten-thousandths], ...], "options": {"is_async"}} -> [queue's mailbox]."""
+        """{"shape": [[name, ten-thousandths], ...], "options": {"is_async", "environment"}} -> [queue's mailbox]."""
         job = self._job(request)
-        is_async = bool(request.field("options", dict).get("is_async"))
-        queue = self._node.scheduling.open_queue(job, _shape(request, "shape"), is_async)
+        options = request.field("options", dict)
+        is_async, environment = bool(options.get("is_async")), str(options.get("environment", ""))
+        queue = self._node.scheduling.open_queue(job, _shape(request, "shape"), is_async, environment)
         return None, [queue.mailbox]
 
     def name_task(self, request: Request) -> Answer:

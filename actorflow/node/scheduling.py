@@ -84,15 +84,16 @@ class Scheduling:
 
     # -- queues
 
-    def open_queue(self, job: Job, shape: ResourceSet, is_async: bool) -> Queue:
-        """The job's queue for calls of that shape and kind, made at first use."""
-        queue = job.queues.get((shape, is_async))
+    def open_queue(self, job: Job, shape: ResourceSet, is_async: bool, environment: str) -> Queue:
+        """The job's queue for calls of that shape, kind and environment, made at first use."""
+        key = (shape, is_async, environment)
+        queue = job.queues.get(key)
         if queue is None:
             self._queue_count += 1
             mailbox = _hot.make_mailbox(_hot.SHARED, job.id, self._credit)
-            queue = Queue(QueueId(self._queue_count), job, shape, mailbox)
-            self._queues[queue.id] = job.queues[shape, is_async] = queue
-            self.tell(events.QueueOpened(queue.id, job.id, shape))
+            queue = Queue(QueueId(self._queue_count), job, shape, environment, mailbox)
+            self._queues[queue.id] = job.queues[key] = queue
+            self.tell(events.QueueOpened(queue.id, job.id, shape, environment))
             self._attend(queue)
         return queue
 

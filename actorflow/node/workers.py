@@ -116,6 +116,7 @@ class Workers:
             order = {
                 "do": "serve",
                 "job": queue.job.description,
+                "environment": queue.environment,
                 "gpus": gpus,
                 "resources": dict(queue.shape.units),
             }

@@ -16,6 +16,7 @@ import msgpack
 
 from actorflow.errors import ActorflowError, DeserializationError, InternalError, RemoteFailure, TaskError
 from actorflow.exception_parts import own_state, rebuild, safe_text, type_name
+from actorflow.runtime_env import environment
 from actorflow.wire import pickling
 
 TEXT_LIMIT = 64 * 1024  # characters: a log's worth; the middle of longer texts is left out
@@ -67,6 +68,8 @@ def unloadable(error: BaseException) -> BaseException:
     if not isinstance(error, Exception) or isinstance(error, ActorflowError | MemoryError):
         return error
     reason = f"{type_name(type(error))}: {safe_text(error)}"
+    if isinstance(error, ModuleNotFoundError):
+        reason += f" ({environment.description()})"
     explained = DeserializationError(pid=os.getpid(), reason=reason)
     explained.__cause__ = error
     return explained

@@ -24,10 +24,18 @@ from actorflow.worker.functions import Body
 
 
 def host(
-    session: runtime.Runtime, mailbox: _hot.Hold, actor: Mapping[str, Any], given: assignment.Assignment
+    session: runtime.Runtime,
+    mailbox: _hot.Hold,
+    actor: Mapping[str, Any],
+    given: assignment.Assignment,
+    lacks: errors.RuntimeEnvSetupError | None,
 ) -> None:
-    """Runs the actor of `mailbox` until it ends; the node knows how before this returns. `given`: its resources."""
+    """Runs the actor of `mailbox` until it ends; the node knows how before this returns.
+
+    `given`: its resources; `lacks`: why this process is not what the actor is to run in.
+    """
     host = Host(session, mailbox, actor)
+    host.lacks = lacks
     assignment.take(
         given._replace(
             actor_id=actor["id"],
@@ -46,6 +54,7 @@ class Host:
     def __init__(self, session: runtime.Runtime, mailbox: _hot.Hold, actor: Mapping[str, Any]) -> None:
         self._session = session
         self._mailbox = mailbox
+        self.lacks: errors.RuntimeEnvSetupError | None = None
         self._id: str = actor["id"]
         self._class_name: str = actor["class"][0]
         name = actor["options"].get("name")
@@ -79,6 +88,8 @@ class Host:
             return None
         self._forbid_own_calls("the actor runs no call before its constructor has returned")
         try:
+            if self.lacks is not None:
+                raise self.lacks
             (first, *args), kwargs = call.arguments()
             plan: ActorPlan = first
             cls: Any = _hot.get(plan.cls)

@@ -21,7 +21,8 @@ import uvloop
 from actorflow import _hot, config
 from actorflow.client import assignment, runtime
 from actorflow.core.resources import in_ones
-from actorflow.errors import NodeDiedError
+from actorflow.errors import NodeDiedError, RuntimeEnvSetupError
+from actorflow.runtime_env import environment as environments
 from actorflow.shm.titles import Titles
 from actorflow.worker import interrupts, printing, settling
 from actorflow.worker.actor import host
@@ -67,6 +68,7 @@ class Worker:
         self._functions = Functions()
         self._devices = Devices()
         self._runtime: runtime.Runtime | None = None
+        self._lacks: RuntimeEnvSetupError | None = None  # why it cannot have its environment
         self._runner: asyncio.Runner | None = None
 
     def obey(self) -> None:
@@ -89,18 +91,18 @@ class Worker:
         do = order["do"]
         if do == "exit":
             return False
-        session = self._join_job(order["job"])
+        session = self._join_job(order["job"], order["environment"])
         gpus = self._devices.show(order.get("gpus", ()))
         given = assignment.Assignment(resources=in_ones(order["resources"]), gpus=gpus)
         if do == "serve":
             assignment.take(given._replace(name_of=self._functions.name_of))
             self._serve(session, references[0])
             return True
-        host(session, references[0], order["actor"], given)
+        host(session, references[0], order["actor"], given, self._lacks)
         return False
 
-    def _join_job(self, job: Mapping[str, Any]) -> runtime.Runtime:
-        """Takes over what the job's driver can import, with the first order."""
+    def _join_job(self, job: Mapping[str, Any], environment: str) -> runtime.Runtime:
+        """Takes over what the job's driver can import, and the environment of its calls, with the first order."""
         if self._runtime is None:
             if not job["log_to_driver"]:
                 printing.send_nowhere()
@@ -109,7 +111,11 @@ class Worker:
                 os.chdir(job["cwd"])
             except OSError:
                 pass  # it is gone: the worker stays where the node is
-            self._runtime = runtime.begin_worker(job["id"], job.get("namespace", ""))
+            try:
+                environments.apply(environment)
+            except RuntimeEnvSetupError as error:
+                self._lacks = error
+            self._runtime = runtime.begin_worker(job["id"], job.get("namespace", ""), environment)
         return self._runtime
 
     def _rest(self) -> None:
@@ -125,7 +131,7 @@ class Worker:
         try:
             SyncExecutor(
                 queue,
-                self._functions.of,
+                self._body_of,
                 lambda call, body: self._run_async(queue, call, body),
                 self._rest,
             ).serve()
@@ -133,12 +139,18 @@ class Worker:
             _hot.leave(queue)
         session.tell("left")
 
+    def _body_of(self, call: _hot.Call) -> Body:
+        """What the call runs; where this worker is not what it is to run in, the error that says why."""
+        if self._lacks is not None:
+            raise self._lacks.with_traceback(None)
+        return self._functions.of(call)
+
     def _run_async(self, queue: _hot.Hold, call: _hot.Call, body: Body) -> None:
         """An async task, and those that come while one runs, on this worker's one loop."""
         if self._runner is None:
             self._runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
 
         async def serve() -> None:
-            await AsyncExecutor(queue, self._functions.of, (TASKS_AT_ONCE,)).serve_queue(call, body)
+            await AsyncExecutor(queue, self._body_of, (TASKS_AT_ONCE,)).serve_queue(call, body)
 
         self._runner.run(serve())

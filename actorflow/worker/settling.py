@@ -12,6 +12,7 @@ from typing import Any
 
 from actorflow import _hot, errors
 from actorflow.client import calls
+from actorflow.runtime_env import environment
 from actorflow.wire import failures
 from actorflow.worker import interrupts
 
@@ -80,7 +81,9 @@ def fail(
 
 
 def encode(error: BaseException, name: str, attempt: int = 1) -> bytes:
-    """An exception as ERROR bytes."""
+    """An exception as ERROR bytes; one about a module that is not there says where it was looked for."""
+    if isinstance(error, ModuleNotFoundError):
+        error.add_note(environment.description())
     return failures.encode_error(error, name=name, node_id=_node_id, pid=_worker_pid, attempt=attempt)
 
 

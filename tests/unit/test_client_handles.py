@@ -160,7 +160,7 @@ def test_classes_say_what_they_are() -> None:
     assert (coroutines._max_concurrency(), coroutines._mailbox_flags()) == (1000, 0)
     assert coroutines._description() == Description("Async", ("method", "three"), (1, 3), 7)
     assert Description.of(coroutines._description().plain()) == coroutines._description()
-    with pytest.raises(NotImplementedError, match="runtime_env"):
-        plain.options(runtime_env={"env_vars": {"A": "b"}})
+    with pytest.raises(NotImplementedError, match="runtime_env 'pip'"):
+        plain.options(runtime_env={"pip": ["numpy"]})
     with pytest.raises(NotImplementedError, match="streaming"):
         method(num_returns="streaming")

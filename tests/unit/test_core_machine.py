@@ -39,6 +39,7 @@ class Memory:
     id: ev.QueueId
     job: ev.JobId
     shape: ResourceSet
+    environment: str = ""
     depth: int = 0
     allowed: int = 0
 
@@ -126,17 +127,20 @@ class AnyOrder(RuleBasedStateMachine):
         self.jobs.append(ev.JobId(self.made))
         self.tell(ev.JobStarted(self.jobs[-1]))
 
-    @rule(number=Number, shape=Kinds, depth=st.sampled_from([1, 2, 30]))
-    def push(self, number: int, shape: ResourceSet, depth: int) -> None:
-        """Into the job's queue of that shape, which is opened by it."""
+    @rule(
+        number=Number, shape=Kinds, depth=st.sampled_from([1, 2, 30]), environment=st.sampled_from(["", "e"])
+    )
+    def push(self, number: int, shape: ResourceSet, depth: int, environment: str) -> None:
+        """Into the job's queue of that shape and environment, which is opened by it."""
         if not self.jobs:
             return
         job = self.jobs[number % len(self.jobs)]
-        memory = next((m for m in self.queues.values() if m.job == job and m.shape == shape), None)
+        wanted = (job, shape, environment)
+        memory = next((m for m in self.queues.values() if (m.job, m.shape, m.environment) == wanted), None)
         if memory is None:
             self.made += 1
-            memory = self.queues[ev.QueueId(self.made)] = Memory(ev.QueueId(self.made), job, shape)
-            self.tell(ev.QueueOpened(memory.id, job, shape))
+            memory = self.queues[ev.QueueId(self.made)] = Memory(ev.QueueId(self.made), *wanted)
+            self.tell(ev.QueueOpened(memory.id, job, shape, environment))
         memory.depth += depth
         self.look(memory.id)
 

@@ -43,8 +43,8 @@ class Node:
             effects += self.tell(ev.WorkerReady(WorkerId(self.workers)))
         return effects
 
-    def open(self, queue: int, job: JobId = A, **shape: float) -> list[ev.Effect]:
-        return self.tell(ev.QueueOpened(QueueId(queue), job, ResourceSet.from_amounts(shape)))
+    def open(self, queue: int, job: JobId = A, environment: str = "", **shape: float) -> list[ev.Effect]:
+        return self.tell(ev.QueueOpened(QueueId(queue), job, ResourceSet.from_amounts(shape), environment))
 
     def see(self, queue: int, after_s: float = 0.0, **facts: int) -> list[ev.Effect]:
         numbers = {"depth": 0, "active": 0, "allowed": 0, "readers": 0, "blocked": 0} | facts

@@ -16,11 +16,12 @@ PACKAGE = Path(__file__).resolve().parents[2] / "actorflow"
 # From the bottom up. A part may import from earlier lines; parts of one line know nothing of each other.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors", "exception_parts", "ids", "options", "config", "_hot"),
+    ("runtime_env",),
     ("shm", "wire"),
     ("core",),
     ("client",),
     ("worker", "node"),
-    ("dag", "runtime_env", "observe", "integrations", "util"),
+    ("dag", "observe", "integrations", "util"),
     ("cli",),
 )
 RANK = {part: rank for rank, layer in enumerate(LAYERS) for part in layer}
