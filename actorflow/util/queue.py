@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
 import queue as standard
-import uuid
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -145,7 +145,7 @@ def _waiting(block: bool, timeout: float | None) -> tuple[float | None, bytes]:
     """How long the actor lets a call wait (None: for ever), and the ticket by which the wait can be withdrawn."""
     if timeout is not None and block:
         objects.check_timeout(timeout)
-    return (timeout if block else 0), uuid.uuid4().bytes
+    return (timeout if block else 0), os.urandom(16)
 
 
 def _check_put(has_room: bool) -> None:

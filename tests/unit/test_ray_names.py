@@ -1,0 +1,75 @@
+"""What a Ray program finds after `import actorflow as ray`, and under `from actorflow...` instead of `from ray...`."""
+
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+
+import pytest
+
+import actorflow as af
+import actorflow as ray
+
+TOP = (
+    "init shutdown is_initialized remote get put wait kill get_actor method nodes cluster_resources "
+    "available_resources get_runtime_context get_gpu_ids ObjectRef util exceptions actor remote_function"
+)
+
+MODULES = {
+    "actorflow.actor": "ActorHandle ActorClass ActorMethod exit_actor method",
+    "actorflow.remote_function": "RemoteFunction",
+    "actorflow.runtime_context": "RuntimeContext get_runtime_context",
+    "actorflow.types": "ObjectRef",
+    "actorflow.util": "ActorPool inspect_serializability register_serializer deregister_serializer as_completed "
+    "map_unordered list_named_actors",
+    "actorflow.util.actor_pool": "ActorPool",
+    "actorflow.util.queue": "Queue Empty Full",
+    "actorflow.util.multiprocessing": "Pool AsyncResult",
+    "actorflow.exceptions": "RayError RayTaskError RayActorError ActorDiedError ActorUnavailableError "
+    "ActorUnschedulableError GetTimeoutError TaskCancelledError ObjectStoreFullError WorkerCrashedError RaySystemError "
+    "ObjectLostError ObjectFreedError OwnerDiedError ObjectReconstructionFailedError OutOfMemoryError OutOfDiskError "
+    "NodeDiedError LocalRayletDiedError PendingCallsLimitExceeded RuntimeEnvSetupError AuthenticationError "
+    "RayChannelError RayChannelTimeoutError RayCgraphCapacityExceeded TaskPlacementGroupRemoved "
+    "ActorPlacementGroupRemoved",
+}
+
+
+def test_top_names() -> None:
+    missing = [name for name in TOP.split() if not hasattr(ray, name)]
+    assert not missing
+    assert not hasattr(ray, "cross_language")
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_modules(module: str) -> None:
+    loaded = importlib.import_module(module)
+    assert not [name for name in MODULES[module].split() if not hasattr(loaded, name)]
+
+
+def test_aliases_are_the_same_classes() -> None:
+    assert ray.exceptions.RayTaskError is af.TaskError
+    assert ray.exceptions.RayActorError is af.ActorError
+    assert ray.exceptions.RayError is af.ActorflowError
+    assert issubclass(ray.exceptions.GetTimeoutError, TimeoutError)
+
+
+def test_every_error_is_in_exceptions() -> None:
+    assert not [name for name in af.__all__ if name.endswith("Error") and not hasattr(ray.exceptions, name)]
+    assert all(hasattr(ray.exceptions, name) for name in ray.exceptions.__all__)
+
+
+def test_what_is_not_there_says_so() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = af.util.nothing
+
+
+def test_what_not_everybody_needs_is_imported_at_first_use() -> None:
+    code = (
+        "import sys, actorflow as ray\n"
+        "late = [name for name in sys.modules if name.startswith('actorflow.util.')]\n"
+        "assert late == ['actorflow.util.serialization'], late\n"
+        "ray.util.ActorPool, ray.util.queue.Queue, ray.util.multiprocessing.Pool, ray.util.ActorflowExecutor\n"
+        "ray.util.as_completed, ray.util.map_unordered\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
