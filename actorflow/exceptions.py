@@ -32,6 +32,7 @@ from actorflow.errors import (
     RuntimeEnvSetupError,
     TaskCancelledError,
     TaskError,
+    TaskTimeoutError,
     WorkerCrashedError,
 )
 from actorflow.errors import ActorError as RayActorError
@@ -86,5 +87,6 @@ __all__ = [
     "TaskCancelledError",
     "TaskError",
     "TaskPlacementGroupRemoved",
+    "TaskTimeoutError",
     "WorkerCrashedError",
 ]
