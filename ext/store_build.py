@@ -50,7 +50,7 @@ struct af_settlement {
 };
 int af_coroner_settle(struct af_client *node, uint32_t slot, uint32_t epoch, bool retry, af_off error, uint8_t format,
                       struct af_settlement *settlement);
-struct af_store_doomed { uint64_t call, function; uint32_t function_generation, attempt; };
+struct af_store_doomed { uint64_t call, function; uint32_t function_generation, attempt, method; };
 uint32_t af_store_doomed_read(struct af_client *node, uint32_t slot, uint32_t epoch, bool retry,
                               struct af_store_doomed *found, uint32_t most);
 int af_store_doomed_fail(struct af_client *node, uint32_t slot, uint32_t epoch, af_off call, af_off error,
@@ -178,12 +178,12 @@ static int af_store_error_create(struct af_client *client, const uint8_t *data, 
   return status;
 }
 
-struct af_store_doomed { uint64_t call, function; uint32_t function_generation, attempt; };
+struct af_store_doomed { uint64_t call, function; uint32_t function_generation, attempt, method; };
 
 /* A call's function is the last of its references before the return cells; 0: it names none (ext/hot.h). */
 static void doomed_describe(struct af_client *node, af_off call, struct af_store_doomed *doomed) {
   struct af_cell *cell = AF_AT(node, struct af_cell, call);
-  *doomed = (struct af_store_doomed){.call = call, .attempt = cell->attempt + 1};
+  *doomed = (struct af_store_doomed){.call = call, .attempt = cell->attempt + 1, .method = cell->method};
   if (!(cell->flags & 1) || cell->references <= cell->returns) return;
   doomed->function = af_cell_references(node, call)[cell->references - cell->returns - 1];
   if (af_block_is_live(node, doomed->function))

@@ -96,7 +96,7 @@ class ActorClass:
         actor = _hot.make_actor(mailbox)
         target = _hot.Target(mailbox)
         try:
-            target.submit_first(0, (plan, *args), kwargs)
+            target.submit_first(0, (plan, *args), kwargs, -1 if self._options.max_restarts else 0)
         except Exception as error:
             raise calls.translated(error, lambda: calls.argument_parts(self.cls, args, kwargs)) from None
         return self._registered(session, actor, mailbox, plan.description, environment)
@@ -125,6 +125,7 @@ class ActorClass:
                 "name": options.name,
                 "namespace": options.namespace or session.namespace,
                 "lifetime": options.lifetime,
+                "max_restarts": options.max_restarts,
                 "get_if_exists": options.get_if_exists,
                 "environment": environment,
             },
@@ -143,7 +144,13 @@ class ActorClass:
         returns = tuple(_num_returns(function) for function in self._methods.values())
         limit = max(0, self._options.max_pending_calls)
         groups = tuple(name for name, _ in self._options.concurrency_groups)
-        return Description(calls.short_name(self.cls), tuple(self._methods), returns, limit, groups)
+        retries = tuple(self._retries_of(function) for function in self._methods.values())
+        return Description(calls.short_name(self.cls), tuple(self._methods), returns, limit, groups, retries)
+
+    def _retries_of(self, function: Any) -> int:
+        options = getattr(function, METHOD_OPTIONS, None)
+        own = None if options is None else options.max_task_retries
+        return self._options.max_task_retries if own is None else own
 
     def _method_groups(self) -> tuple[int, ...]:
         names = [name for name, _ in self._options.concurrency_groups]
@@ -197,6 +204,13 @@ def _is_special(name: str) -> bool:
 def is_async(function: Any) -> bool:
     """Whether calling it gives a coroutine or an async generator."""
     return inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)
+
+
+def retry_on(cls: type, name: str) -> tuple[type[BaseException], ...]:
+    """The exceptions on which calls of a method are run again, as its decorator says."""
+    options = getattr(getattr(cls, name, None), METHOD_OPTIONS, None)
+    retry = False if options is None else options.retry_exceptions
+    return ((Exception,) if retry else ()) if isinstance(retry, bool) else retry
 
 
 def _num_returns(function: Any) -> int:

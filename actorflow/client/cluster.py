@@ -11,7 +11,9 @@ from actorflow.client.handles import ActorHandle, Description
 def kill(handle: ActorHandle, *, no_restart: bool = True) -> None:
     """Ends an actor at once, whatever it is doing; its unfinished calls get ActorDiedError.
 
-    When this returns, no call made later reaches it. Killing a dead actor does nothing. TypeError: not a handle.
+    `no_restart=False`: only its process is ended, if it has a restart left (max_restarts): it comes back with its
+    mailbox, as after a crash. When this returns, no call made later reaches the process that it had. Killing a dead
+    actor does nothing. TypeError: not a handle.
     """
     if not isinstance(handle, ActorHandle):
         raise TypeError(f"kill() takes an actor's handle, not {handle!r}")

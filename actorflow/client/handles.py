@@ -39,16 +39,19 @@ class Description(NamedTuple):
     returns: tuple[int, ...]
     max_pending_calls: int = 0  # of one caller; 0: as many as the lane takes, and then a driver waits
     groups: tuple[str, ...] = ()
+    retries: tuple[int, ...] = ()  # max_task_retries of each method; of __ready__ there is no limit
 
     @classmethod
     def of(cls, plain: Sequence[Any]) -> Description:
         """From what the node keeps: its fields as lists."""
-        name, methods, returns, max_pending_calls, groups = plain
-        return cls(str(name), tuple(methods), tuple(returns), int(max_pending_calls), tuple(groups))
+        name, methods, returns, max_pending_calls, groups, retries = plain
+        return cls(
+            str(name), tuple(methods), tuple(returns), int(max_pending_calls), tuple(groups), tuple(retries)
+        )
 
     def plain(self) -> list[Any]:
         """As msgpack can write it, for the node."""
-        return [self.name, list(self.methods), list(self.returns), self.max_pending_calls, list(self.groups)]
+        return [list(field) if isinstance(field, tuple) else field for field in self]
 
     def number(self, method: str) -> int:
         """The number that calls to a method carry. AttributeError names the nearest."""
@@ -132,6 +135,8 @@ class ActorMethod:
         "_label",
         "_limit",
         "_number",
+        "_retries",
+        "_retry",
         "_returns",
     )
 
@@ -144,6 +149,8 @@ class ActorMethod:
         returns: int,
         limit: int,
         groups: tuple[str, ...] = (),
+        retries: int = 0,
+        retry: bool | None = None,
     ) -> None:
         self._handle_hold = hold  # the actor lives on while a method of it is kept
         self._door = door
@@ -153,6 +160,8 @@ class ActorMethod:
         self._returns = returns
         self._limit = limit
         self._groups = groups
+        self._retries = retries
+        self._retry = retry  # retry_exceptions of this call; None: the method's own
         # Who waits inside a call keeps others from reading its own mailbox: two such could wait for each other.
         self._block = not (limit or runtime.in_worker())
 
@@ -163,7 +172,9 @@ class ActorMethod:
         pickled, PendingCallsLimitExceeded, ObjectStoreFullError. A dead actor's error comes with the ref.
         """
         try:
-            return self._call(self._number, args, kwargs, self._returns, None, self._block)
+            return self._call(
+                self._number, args, kwargs, self._returns, None, self._block, self._retries, self._retry
+            )
         except Exception as error:
             return self._call_again(error, args, kwargs)
 
@@ -180,8 +191,22 @@ class ActorMethod:
         if checked.concurrency_group is not None:
             group = number_of_group(checked.concurrency_group, self._groups, self._label)
             number = method_and_group(number)[0] | group << _GROUP_SHIFT
+        retries = self._retries if checked.max_task_retries is None else checked.max_task_retries
+        retry = checked.retry_exceptions if "retry_exceptions" in options else self._retry
+        if isinstance(retry, tuple):
+            raise NotImplementedError(
+                "retry_exceptions as a list is for @af.method; .options() of a method takes True or False"
+            )
         return type(self)(
-            self._handle_hold, self._door, self._label, number, returns, self._limit, self._groups
+            self._handle_hold,
+            self._door,
+            self._label,
+            number,
+            returns,
+            self._limit,
+            self._groups,
+            retries,
+            retry,
         )
 
     def _call_again(self, error: Exception, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -198,7 +223,9 @@ class ActorMethod:
                     target=self._label, limit=self._limit or runtime.require().lane_credit
                 ) from None
             return calls.again_with_room(
-                lambda: self._call(self._number, args, kwargs, self._returns, None, self._block)
+                lambda: self._call(
+                    self._number, args, kwargs, self._returns, None, self._block, self._retries, self._retry
+                )
             )
         raise calls.translated(error, lambda: calls.argument_parts(None, args, kwargs)) from None
 
@@ -274,7 +301,9 @@ class ActorHandle:
         kind = OwnActorMethod if self._actor_door.target.mailbox == _own_mailbox else ActorMethod
         label = f"{self._actor_description.name}.{name}"
         limit, groups = self._actor_description.max_pending_calls, self._actor_description.groups
-        return kind(self._actor_hold, self._actor_door, label, number, returns, limit, groups)
+        of_methods = self._actor_description.retries
+        retries = -1 if number == READY else of_methods[number - 1] if of_methods else 0
+        return kind(self._actor_hold, self._actor_door, label, number, returns, limit, groups, retries)
 
     def __ready__(self) -> ObjectRef[None]:
         """A ref that is done once the constructor is; its error is the actor's, if that died."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from actorflow.core.events import ActorId, JobId
 from actorflow.core.names import ActorNames
@@ -97,6 +97,7 @@ class ActorRecord:
     state: ActorState = ActorState.PENDING
     restarts: int = 0
     has_process: bool = False
+    pid: int | None = None  # of its process, if that is known
     sentence: Death | None = None  # why its process is being ended, to be restarted after that
     error: ActorError | None = None  # what callers of a dead one are told
 
@@ -132,13 +133,14 @@ class ActorLives:
         self._living[record.id] = record
         return [PlaceActor(record.id, 0)]
 
-    def placed(self, actor: ActorId) -> list[ActorEffect]:
-        """A worker has become the actor; its constructor is about to run."""
+    def placed(self, actor: ActorId, pid: int | None = None) -> list[ActorEffect]:
+        """A worker has become the actor; its constructor is about to run. `pid`: the worker's, for errors."""
         record = self._living.get(actor)
         if record is None:  # it died on the way to its process
             return [EndProcess(actor, force=True)]
         self._move(record, ActorState.STARTING)
         record.has_process = True
+        record.pid = pid
         return []
 
     def initialised(self, actor: ActorId) -> list[ActorEffect]:
@@ -155,6 +157,7 @@ class ActorLives:
         if record is None:
             return []
         record.has_process = False
+        record.pid = None
         if record.state is ActorState.DEAD:
             return []
         if record.state in (ActorState.PENDING, ActorState.RESTARTING):
@@ -194,9 +197,9 @@ class ActorLives:
             return []
         return self._end_if_living(actor, self._death(DeathKind.NO_HANDLES), force=False)
 
-    def job_ended(self, job: JobId) -> list[ActorEffect]:
+    def job_ended(self, job: JobId, how: str = "") -> list[ActorEffect]:
         """Its driver is gone: those that are not detached end with it."""
-        death = self._death(DeathKind.JOB_ENDED)
+        death = self._death(DeathKind.JOB_ENDED, how)
         ending = [record for record in self if record.job == job and not record.detached]
         return [effect for record in ending for effect in self._end_if_living(record.id, death, force=True)]
 
@@ -246,6 +249,8 @@ class ActorLives:
         return Death(kind, node_id=self._node_id, detail=detail)
 
     def _died(self, record: ActorRecord, death: Death, cause: BaseException | None = None) -> ActorError:
+        if death.pid is None:
+            death = replace(death, pid=record.pid)
         return ActorDiedError(actor_name=record.title, actor_id=record.hex, death=death, cause=cause)
 
     def validate(self) -> None:

@@ -1,95 +1,130 @@
-"""The actors of the node: each from its creation to its death, its name, and what those who call it dead are told.
+"""The actors of the node: does what their life asks for, and tells those who call a dead one how it died.
 
-An actor waits for a process, is hosted by one worker for life, and is dead once that has ended. Its calls go past the
-node. Guarantees: each actor's mailbox is closed exactly once, after its process has ended; from then on every call,
-also one on its way, gets the same error, which says how the actor died.
+What an actor's life is, is decided in core/actors.py; here are its mailbox and its process. An actor's calls go past
+the node. Guarantees: each actor's mailbox is closed exactly once, after its last process has ended; from then on every
+call, also one on its way, gets the same error, which says how the actor died. An actor never has two processes, and the
+next one reads the mailbox only once what the last one left is settled.
 """
 
 from __future__ import annotations
 
-import enum
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 from actorflow import _hot
+from actorflow.client.handles import method_and_group
 from actorflow.client.waiting import LoopPort
 from actorflow.core import events
+from actorflow.core.actors import (
+    ActorEffect,
+    ActorLives,
+    ActorRecord,
+    ActorState,
+    CancelPlace,
+    CloseActor,
+    PlaceActor,
+)
 from actorflow.core.events import ActorId, WorkerId
 from actorflow.core.resources import GpuShare, ResourceSet
-from actorflow.errors import (
-    ActorAlreadyExistsError,
-    ActorDiedError,
-    ActorflowError,
-    ActorUnschedulableError,
-    Death,
-    DeathKind,
-)
+from actorflow.errors import ActorDiedError, ActorUnavailableError, Death, DeathKind
 from actorflow.node.coroner import Coroner
 from actorflow.node.jobs import Job
 from actorflow.node.workers import Worker, Workers
-from actorflow.shm.store import Store
+from actorflow.shm.store import Doomed, Store
 
 REMEMBERED_DEAD = 10_000  # errors of dead actors that late callers can still be told; then a plain one
 
 Name = tuple[int, int]
 
 
-class ActorState(enum.Enum):
-    """Where an actor is in its life."""
-
-    PENDING = "waits for a process"
-    HOSTED = "has a process"
-    DEAD = "is dead"
-
-
 class Actor:
-    """One actor. `handle`: kept while it is detached. `on_death`: who wants to know, in the loop.
+    """One actor. `handle`: kept while it is detached. `on_death`: who wants to know of its death, in the loop;
+    `on_process_end`: of the end of the process that it has now.
 
-    `last_words`: what its worker said of its end before that, or why the node ends it.
+    `words`: what its worker said of its end before that (ERROR bytes); `error`: what callers of the dead one get.
     """
 
     __slots__ = (
         "description",
+        "error",
         "handle",
         "id",
         "job",
-        "last_words",
         "mailbox",
         "name",
         "namespace",
         "on_death",
+        "on_process_end",
         "options",
-        "state",
+        "record",
+        "to_place",
         "to_run",
+        "words",
         "worker",
     )
 
-    def __init__(self, actor: ActorId, job: Job, mailbox: _hot.Hold, description: list[Any]) -> None:
+    def __init__(
+        self,
+        actor: ActorId,
+        job: Job,
+        mailbox: _hot.Hold,
+        description: list[Any],
+        options: dict[str, Any],
+        to_place: ResourceSet,
+        to_run: ResourceSet,
+    ) -> None:
         self.id = actor
         self.job = job
         self.mailbox = mailbox
         self.description = description
-        self.options: dict[str, Any] = {}
-        self.to_run = ResourceSet()
-        self.name = ""
-        self.namespace = ""
+        self.options = options
+        self.to_place = to_place
+        self.to_run = to_run
+        self.name: str = options.get("name") or ""
+        self.namespace: str = options.get("namespace") or job.namespace
         self.handle: _hot.Hold | None = None
-        self.state = ActorState.PENDING
         self.worker: Worker | None = None
-        self.last_words: Death | bytes | None = None
+        self.words: bytes | None = None
+        self.error: bytes | None = None
         self.on_death: list[Callable[[], object]] = []
+        self.on_process_end: list[Callable[[], object]] = []
+        offset, generation = mailbox.name
+        self.record = ActorRecord(
+            actor,
+            job.id,
+            title=f"{description[0]} {self.name!r}" if self.name else str(description[0]),
+            hex=f"{offset:012x}{generation:08x}",  # its id for people: its mailbox' name
+            detached=options.get("lifetime") == "detached",
+            max_restarts=options.get("max_restarts", 0),
+        )
 
     @property
     def title(self) -> str:
         """Its class, with its name if it has one."""
-        kind = str(self.description[0])
-        return f"{kind} {self.name!r}" if self.name else kind
+        return self.record.title
 
     @property
     def hex(self) -> str:
-        """Its id for people: its mailbox' name."""
-        offset, generation = self.mailbox.name
-        return f"{offset:012x}{generation:08x}"
+        """Its id for people."""
+        return self.record.hex
+
+    @property
+    def state(self) -> ActorState:
+        """Where it is in its life."""
+        return self.record.state
+
+
+class Ending(NamedTuple):
+    """The end of an actor's process: what follows, once it is settled.
+
+    `error_of`: what a call that it had started gets, if it is not run again, which `retry` allows; of None: any other.
+    """
+
+    actor: Actor
+    effects: list[ActorEffect]
+    retry: bool
+    error_of: Callable[[Doomed | None], bytes]
 
 
 class Actors:
@@ -111,9 +146,9 @@ class Actors:
         self._tell = tell
         self._port = port
         self._made = 0
+        self._lives = ActorLives(node_id)
         self._actors: dict[ActorId, Actor] = {}
         self._by_mailbox: dict[Name, Actor] = {}
-        self._by_name: dict[tuple[str, str], Actor] = {}
         self._by_worker: dict[WorkerId, Actor] = {}
         self._errors: dict[Name, bytes] = {}
 
@@ -134,19 +169,12 @@ class Actors:
     ) -> Actor:
         """Takes on an actor and asks for a process. ActorAlreadyExistsError: its name is taken."""
         self._made += 1
-        actor = Actor(ActorId(self._made), job, mailbox, description)
-        actor.options = options
-        actor.to_run = to_run
-        actor.name = options.get("name") or ""
-        actor.namespace = options.get("namespace") or job.namespace
-        if actor.name:
-            if (actor.namespace, actor.name) in self._by_name:
-                raise ActorAlreadyExistsError(actor_name=actor.name, namespace=actor.namespace)
-            self._by_name[actor.namespace, actor.name] = actor
-        if options.get("lifetime") == "detached":
+        actor = Actor(ActorId(self._made), job, mailbox, description, options, to_place, to_run)
+        effects = self._lives.created(actor.record, actor.namespace, actor.name)
+        if actor.record.detached:
             actor.handle = handle
         self._actors[actor.id] = self._by_mailbox[mailbox.name] = actor
-        self._tell(events.ActorRequested(actor.id, job.id, to_place, to_run))
+        self._perform(effects)
         return actor
 
     def host(self, actor_id: ActorId, worker_id: WorkerId, gpus: GpuShare) -> None:
@@ -154,7 +182,7 @@ class Actors:
         actor, worker = self._actors.get(actor_id), self._workers.get(worker_id)
         if actor is None or worker is None:
             return
-        actor.state, actor.worker = ActorState.HOSTED, worker
+        actor.worker = worker
         self._by_worker[worker.id] = actor
         worker.job = actor.job
         order = {
@@ -166,19 +194,23 @@ class Actors:
             "actor": {"id": actor.hex, "class": actor.description, "options": actor.options},
         }
         taken = self._workers.command(worker, order, [actor.mailbox])
-        self._port.add_done_callback(taken, lambda _: self._taken(actor))
+        self._port.add_done_callback(taken, lambda _: self._taken(actor, worker))
+        self._perform(self._lives.placed(actor.id, worker.pid))
 
-    def _taken(self, actor: Actor) -> None:
+    def _taken(self, actor: Actor, worker: Worker) -> None:
         """The worker is about to run the constructor."""
-        if actor.state is ActorState.HOSTED:
+        if actor.worker is worker:
             self._tell(events.ActorStarted(actor.id))
+
+    def initialised(self, worker: Worker) -> None:
+        """The constructor has returned."""
+        actor = self._by_worker.get(worker.id)
+        if actor is not None:
+            self._perform(self._lives.initialised(actor.id))
 
     def infeasible(self, actor_id: ActorId, why: str) -> None:
         """The scheduler has forgotten an actor that can never run here."""
-        actor = self._actors.get(actor_id)
-        if actor is not None:
-            error = ActorUnschedulableError(actor_name=actor.title, actor_id=actor.hex, reason=why)
-            self._bury(actor, self._coroner.encode(error))
+        self._perform(self._lives.unschedulable(actor_id, why))
 
     def rouse_all(self) -> None:
         """Wakes every actor that waits for calls, so that each sees that the node is stopping."""
@@ -188,12 +220,13 @@ class Actors:
     # -- being asked
 
     def of_mailbox(self, mailbox: _hot.Hold) -> Actor | None:
-        """The living actor with that mailbox."""
+        """The actor with that mailbox, unless it is dead and gone."""
         return self._by_mailbox.get(mailbox.name)
 
     def named(self, namespace: str, name: str) -> Actor | None:
         """The living actor of that name."""
-        return self._by_name.get((namespace, name))
+        found = self._lives.names.find(namespace, name)
+        return None if found is None else self._actors[found]
 
     def error_of(self, mailbox: _hot.Hold) -> bytes:
         """What calls to a dead actor get."""
@@ -207,63 +240,119 @@ class Actors:
 
     # -- to death
 
-    def say_last_words(self, worker: Worker, words: Death | bytes) -> None:
-        """The worker says why its actor ends: a death, or the whole error (ERROR bytes) that callers get."""
+    def worker_ends(self, worker: Worker, kind: DeathKind, words: bytes) -> None:
+        """The worker says why its actor ends for good, and what those who call it get (ERROR bytes)."""
         actor = self._by_worker.get(worker.id)
-        if actor is not None:
-            actor.last_words = words
-
-    def kill(self, actor: Actor, kind: DeathKind, detail: str = "") -> None:
-        """Ends the actor, whatever it is doing."""
-        pid = actor.worker.pid if actor.worker is not None else None
-        death = Death(kind, pid=pid, node_id=self._node_id, detail=detail)
-        if actor.worker is not None:
-            actor.last_words = death
-            self._workers.kill(actor.worker, death)
+        if actor is None or actor.state is ActorState.DEAD:
+            return
+        actor.words = words
+        if kind is DeathKind.INIT_RAISED:
+            self._perform(self._lives.init_raised(actor.id, Death(kind, node_id=self._node_id), None))
+        elif kind is DeathKind.EXIT_REQUESTED:
+            self._perform(self._lives.exit_requested(actor.id))
         else:
-            self._tell(events.ActorGone(actor.id))
-            self._bury(actor, self._died(actor, death))
+            self._perform(self._lives.handles_gone(actor.id))
 
-    def error_on_death(self, worker: Worker, death: Death) -> bytes | None:
-        """What the calls that a dead worker had started get, if it was an actor."""
-        actor = self._by_worker.get(worker.id)
+    def kill(self, actor: Actor, by: str, no_restart: bool, then: Callable[[], object]) -> None:
+        """Ends the actor's process, whatever it is doing, and the actor unless it may be restarted.
+
+        `then`: told once the process has ended, and the actor is dead if it is to be.
+        """
+        effects = self._lives.killed(actor.id, by, no_restart)
+        if actor.worker is None:
+            self._perform(effects)
+            then()
+            return
+        actor.on_process_end.append(then)
+        self._perform(effects)
+        if actor.state is ActorState.DEAD:  # it may have been about to end by itself
+            self._end_process(actor)
+
+    def process_ended(self, worker: Worker, death: Death) -> Ending | None:
+        """A worker's process has ended. None: it was no actor; else `settled` is to follow."""
+        actor = self._by_worker.pop(worker.id, None)
         if actor is None:
             return None
-        if isinstance(actor.last_words, bytes):
-            return actor.last_words
-        return self._died(actor, actor.last_words or death)
+        death = actor.record.sentence or death
+        actor.worker = None
+        effects = self._lives.process_ended(actor.id, death)
+        for effect in effects:
+            if isinstance(effect, CloseActor):
+                actor.error = self._coroner.encode(effect.error)
+        if actor.state is ActorState.DEAD:
+            return Ending(actor, effects, False, lambda _: actor.error or b"")
+        return Ending(actor, effects, True, lambda doomed: self._unavailable(actor, death, doomed))
 
-    def worker_gone(self, worker: Worker, error: bytes) -> None:
-        """The worker's process has ended and its slot is settled: its actor is dead."""
-        actor = self._by_worker.pop(worker.id, None)
-        if actor is not None:
-            self._bury(actor, error)
+    def settled(self, ending: Ending) -> None:
+        """What a process had left is settled: its actor gets another one, or is dead."""
+        actor = ending.actor
+        if actor.state is ActorState.DEAD:
+            self._bury(actor)
+        elif not self._drop_if_abandoned(actor):
+            self._perform(ending.effects)
+        told, actor.on_process_end = actor.on_process_end, []
+        for tell in told:
+            tell()
 
     def end_job(self, job: Job, how: str) -> None:
         """Ends the job's actors, those that are detached excepted."""
-        for actor in self:
-            if actor.job is job and actor.handle is None:
-                self.kill(actor, DeathKind.JOB_ENDED, how)
+        self._perform(self._lives.job_ended(job.id, how))
 
     def drop_abandoned(self) -> None:
-        """Ends actors that still wait for a process while nobody can want them any more."""
+        """Ends actors that wait for a process while nobody can want them any more."""
         for actor in self:
-            if actor.state is ActorState.PENDING:
-                facts = self._store.facts(actor.mailbox.name)
-                if facts.abandoned and not facts.depth:
-                    self.kill(actor, DeathKind.NO_HANDLES)
+            if actor.worker is None and actor.state in (ActorState.PENDING, ActorState.RESTARTING):
+                self._drop_if_abandoned(actor)
 
-    def _died(self, actor: Actor, death: Death) -> bytes:
-        error: ActorflowError = ActorDiedError(actor_name=actor.title, actor_id=actor.hex, death=death)
-        return self._coroner.encode(error)
+    def _drop_if_abandoned(self, actor: Actor) -> bool:
+        facts = self._store.facts(actor.mailbox.name)
+        if facts.abandoned and not facts.depth:
+            self._perform(self._lives.handles_gone(actor.id))
+        return actor.state is ActorState.DEAD
 
-    def _bury(self, actor: Actor, error: bytes) -> None:
-        if actor.state is ActorState.DEAD:
+    def _unavailable(self, actor: Actor, death: Death, doomed: Doomed | None) -> bytes:
+        number = 0 if doomed is None else method_and_group(doomed.method)[0]
+        method = actor.description[1][number - 1] if number else "__ready__"
+        error = ActorUnavailableError(
+            actor_name=actor.title,
+            actor_id=actor.hex,
+            task_name=f"{actor.description[0]}.{method}",
+            death=death,
+        )
+        return self._coroner.encode(error, 1 if doomed is None else doomed.attempt)
+
+    # -- effects
+
+    def _perform(self, effects: Iterable[ActorEffect]) -> None:
+        closed = []
+        for effect in effects:
+            actor = self._actors[effect.actor]
+            if isinstance(effect, PlaceActor):
+                self._tell(events.ActorRequested(actor.id, actor.job.id, actor.to_place, actor.to_run))
+            elif isinstance(effect, CloseActor):
+                actor.error = actor.words or self._coroner.encode(effect.error)
+                closed.append(actor)
+            elif isinstance(effect, CancelPlace):
+                self._tell(events.ActorGone(actor.id))
+            elif effect.force:
+                self._end_process(actor)
+        for actor in closed:
+            if actor.worker is None:  # else once that has ended
+                self._bury(actor)
+
+    def _end_process(self, actor: Actor) -> None:
+        record = actor.record
+        sentence = record.sentence or getattr(record.error, "death", None)
+        if actor.worker is not None:
+            pid = actor.worker.pid
+            death = sentence or Death(DeathKind.KILLED, node_id=self._node_id)
+            self._workers.kill(actor.worker, replace(death, pid=pid))
+
+    def _bury(self, actor: Actor) -> None:
+        if self._actors.pop(actor.id, None) is None:
             return
-        actor.state = ActorState.DEAD
-        del self._actors[actor.id], self._by_mailbox[actor.mailbox.name]
-        if actor.name:
-            del self._by_name[actor.namespace, actor.name]
+        del self._by_mailbox[actor.mailbox.name]
+        error = actor.error or b""
         self._store.close(actor.mailbox.name, error)
         while len(self._errors) >= REMEMBERED_DEAD:
             del self._errors[next(iter(self._errors))]

@@ -9,6 +9,7 @@ import asyncio
 import functools
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 from actorflow.errors import ActorflowError, Death, WorkerCrashedError
@@ -41,39 +42,62 @@ class Coroner:
 
     # -- the dead
 
-    def settle(self, slot: int, epoch: int, error: bytes, *, retry: bool = True) -> None:
+    def settle(
+        self,
+        slot: int,
+        epoch: int,
+        error: bytes,
+        *,
+        retry: bool = True,
+        then: Callable[[], object] = lambda: None,
+    ) -> None:
         """Settles the slot of an ended process, unless it left in order; its started calls get `error`.
 
-        `retry`: those that have retries left are run again instead.
+        `retry`: those that have retries left are run again instead. `then`: what follows once all is settled.
         """
         facts = self._store.slot(slot)
         if facts.epoch != epoch or facts.state is SlotState.FREE:
+            then()
             return
         if facts.state is SlotState.RESERVED:
             self._store.unreserve(slot, epoch)
+            then()
             return
         settlement = self._store.settle(slot, epoch, error, retry=retry)
         if settlement is None:
-            again = functools.partial(self.settle, slot, epoch, error, retry=retry)
+            again = functools.partial(self.settle, slot, epoch, error, retry=retry, then=then)
             self._loop.call_later(AGAIN_S, again)
             return
         self._recount_owed |= settlement.recount_owed
         if settlement.repaired:
             warn(f"process {facts.pid} died inside an operation; {settlement.repaired} counts were repaired")
+        then()
 
-    def settle_tasks(self, slot: int, epoch: int, death: Death) -> None:
-        """As `settle`, for a worker of tasks: each that is not run again gets an error with its name and attempt."""
+    def settle_each(
+        self,
+        slot: int,
+        epoch: int,
+        error_of: Callable[[Doomed | None], bytes],
+        then: Callable[[], object] = lambda: None,
+    ) -> None:
+        """As `settle` with retries: each call that is not run again gets an error of its own, others that of None."""
         facts = self._store.slot(slot)
         if facts.epoch == epoch and facts.state is SlotState.LIVE:
             while doomed := self._store.doomed(slot, epoch):
-                failed = [self._fail(slot, epoch, call, death) for call in doomed]
+                failed = [self._store.fail(slot, epoch, call.call, error_of(call)) for call in doomed]
                 if not any(failed):
                     break
-        self.settle(slot, epoch, self.task_error(death))
+        self.settle(slot, epoch, error_of(None), then=then)
 
-    def _fail(self, slot: int, epoch: int, doomed: Doomed, death: Death) -> bool:
-        name = self._task_names.get(doomed.function, "task")
-        return self._store.fail(slot, epoch, doomed.call, self.task_error(death, name, doomed.attempt))
+    def settle_tasks(self, slot: int, epoch: int, death: Death) -> None:
+        """Settles a worker of tasks: errors have the task's name and attempt."""
+
+        def error_of(doomed: Doomed | None) -> bytes:
+            if doomed is None:
+                return self.task_error(death)
+            return self.task_error(death, self._task_names.get(doomed.function, "task"), doomed.attempt)
+
+        self.settle_each(slot, epoch, error_of)
 
     def name_task(self, function: Name, name: str) -> None:
         """Calls of that function are called so in errors."""

@@ -1,7 +1,8 @@
 """What the node answers to each control call; a handler's name is the call's.
 
-From whoever makes calls: open_queue, create_actor, kill_actor, get_actor, list_named_actors, actor_error, cancel. From
-workers: left, actor_ended. From what user code forked: forked. From whoever looks: resources, nodes, state.
+From whoever makes calls: open_queue, name_task, create_actor, kill_actor, get_actor, list_named_actors, actor_error,
+cancel. From workers: left, actor_initialised, actor_ended. From what user code forked: forked. From whoever looks:
+resources, nodes, state.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ class Requests:
         self._node = node
         for handler in (
             *(self.open_queue, self.create_actor, self.kill_actor, self.get_actor, self.actor_error),
-            *(self.list_named_actors, self.cancel, self.left, self.actor_ended, self.forked, self.name_task),
+            *(self.list_named_actors, self.name_task, self.cancel, self.forked),
+            *(self.left, self.actor_initialised, self.actor_ended),
             *(self.resources, self.nodes, self.state),
         ):
             node.control.handle(handler.__name__, handler)
@@ -76,12 +78,12 @@ class Requests:
         return description, [mailbox]
 
     def kill_actor(self, request: Request) -> Answer | None:
-        """[mailbox] -> nothing, once the actor is dead: no call made after that reaches it."""
+        """{"no_restart"}, [mailbox] -> nothing, once its process has ended: no later call reaches that one."""
         actor = self._node.actors.of_mailbox(request.reference(0, "mailbox"))
         if actor is not None:
-            actor.on_death.append(lambda: request.answer(None))
-            killer = self._node.store.slot(request.process[0]).pid
-            self._node.actors.kill(actor, DeathKind.KILLED, f"by process {killer}")
+            by = f"by process {self._node.store.slot(request.process[0]).pid}"
+            no_restart = request.field("no_restart", bool, True)
+            self._node.actors.kill(actor, by, no_restart, lambda: request.answer(None))
             return None
         return NOTHING
 
@@ -126,9 +128,17 @@ class Requests:
         self._node.tell(events.WorkerLeftQueue(worker.id))
         return NOTHING
 
+    def actor_initialised(self, request: Request) -> Answer:
+        """The constructor of the worker's actor has returned."""
+        self._node.actors.initialised(self._worker(request))
+        return NOTHING
+
     def actor_ended(self, request: Request) -> Answer:
-        """{"error": ERROR bytes}: what those who call the actor get; its process ends next."""
-        self._node.actors.say_last_words(self._worker(request), request.field("error", bytes))
+        """{"how": name of a DeathKind, "error": ERROR bytes that callers get}: it ends for good, its process next."""
+        how = request.field("how", str)
+        if how not in DeathKind.__members__:
+            raise ProtocolError(reason=f"how {how!r} is no way to die")
+        self._node.actors.worker_ends(self._worker(request), DeathKind[how], request.field("error", bytes))
         return NOTHING
 
     # -- from what user code forked

@@ -13,12 +13,13 @@ from typing import Any
 from actorflow import _hot, config
 from actorflow.client.waiting import LoopPort
 from actorflow.core import events
+from actorflow.core.actors import ActorState
 from actorflow.core.events import JobId
 from actorflow.core.policy import Policy
 from actorflow.core.resources import ResourceSet
 from actorflow.core.scheduler import Scheduler
 from actorflow.errors import Death, DeathKind
-from actorflow.node.actors import Actor, Actors, ActorState
+from actorflow.node.actors import Actor, Actors, Ending
 from actorflow.node.cancelling import Cancellations
 from actorflow.node.clients import Clients, Driver
 from actorflow.node.control import Control
@@ -217,22 +218,33 @@ class Node:
         self.tell(events.WorkersNotStarted(1))
 
     def worker_gone(self, worker: Worker, death: Death) -> None:
-        """A worker's process has ended: what it had begun gets an error, and its actor is dead."""
+        """A worker's process has ended: what it had begun is run again or fails, and so is its actor."""
         self.cancellations.worker_gone(worker)
-        error = self.actors.error_on_death(worker, death)
-        if error is not None:
-            self._settle(worker.slot, worker.epoch, error)
-        elif not self._stop_asked.done():
-            self._coroner.settle_tasks(worker.slot, worker.epoch, death)
         self._output.finish(worker)
-        unborn = self.workers.is_unborn(worker)
-        if unborn and not self._stop_asked.done():
-            warn(f"a worker ended before it had done anything: {death}")
-        self.tell(events.WorkerGone(worker.id, unborn))
-        if error is not None:
-            self.actors.worker_gone(worker, error)
         if not self.workers:
             self._workers_gone.set()
+        if self._stop_asked.done():
+            return
+        unborn = self.workers.is_unborn(worker)
+        if unborn:
+            warn(f"a worker ended before it had done anything: {death}")
+        ending = self.actors.process_ended(worker, death)
+        if ending is None:
+            self._coroner.settle_tasks(worker.slot, worker.epoch, death)
+            self.tell(events.WorkerGone(worker.id, unborn))
+        else:
+            self.tell(events.WorkerGone(worker.id, unborn))
+            self._settle_actor(worker, ending)
+
+    def _settle_actor(self, worker: Worker, ending: Ending) -> None:
+        def then() -> None:
+            if not self._stop_asked.done():
+                self.actors.settled(ending)
+
+        if ending.retry:
+            self._coroner.settle_each(worker.slot, worker.epoch, ending.error_of, then)
+        else:
+            self._coroner.settle(worker.slot, worker.epoch, ending.error_of(None), retry=False, then=then)
 
     def name_task(self, function: tuple[int, int], name: str) -> None:
         """Calls of that function are called so in errors."""

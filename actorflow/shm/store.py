@@ -107,6 +107,7 @@ class Doomed(NamedTuple):
     call: int
     function: Name
     attempt: int
+    method: int
 
 
 class Audit(NamedTuple):
@@ -266,7 +267,7 @@ class Store:
         found = ffi.new(f"struct af_store_doomed[{_DOOMED_AT_ONCE}]")
         count = lib.af_store_doomed_read(self._client, slot, epoch, True, found, _DOOMED_AT_ONCE)
         return [
-            Doomed(entry.call, (entry.function, entry.function_generation), entry.attempt)
+            Doomed(entry.call, (entry.function, entry.function_generation), entry.attempt, entry.method)
             for entry in found[0:count]
         ]
 

@@ -13,7 +13,7 @@ import uvloop
 
 from actorflow import _hot, errors
 from actorflow.client import assignment, blocking, handles, runtime
-from actorflow.client.actor_class import ActorClass, ActorPlan
+from actorflow.client.actor_class import ActorClass, ActorPlan, retry_on
 from actorflow.errors import Death, DeathKind
 from actorflow.wire import failures
 from actorflow.worker import printing, settling
@@ -99,7 +99,7 @@ class Host:
             instance = cls(*args, **kwargs)
             self._bodies = [Body(_ready, "__ready__")]
             self._bodies += [
-                Body(getattr(instance, name), f"{self._class_name}.{name}", group)
+                Body(getattr(instance, name), f"{self._class_name}.{name}", group, retry_on(cls, name))
                 for name, group in zip(plan.description.methods, plan.method_groups, strict=True)
             ]
             for body in self._bodies:
@@ -111,15 +111,23 @@ class Host:
             return None
         finally:
             _hot.enter(None)
-        call.complete(None)
+        self._keep_or_complete(call)
+        self._session.tell("actor_initialised")
         return plan
+
+    def _keep_or_complete(self, call: _hot.Call) -> None:
+        """The constructor's call of an actor that may be restarted stays unread, for its next process."""
+        if not (call.retries and settling.put_back(call)):
+            call.complete(None)
 
     def _end_unborn(self, call: _hot.Call, error: BaseException) -> None:
         """The constructor raised: all who call the actor are told what."""
         if isinstance(error, settling.ExitActor):
             data = self._end(DeathKind.EXIT_REQUESTED)
         else:
-            raised = failures.decode_error(settling.encode(error, f"{self._class_name}.__init__"))
+            raised = failures.decode_error(
+                settling.encode(error, f"{self._class_name}.__init__", call.attempt)
+            )
             data = self._end(DeathKind.INIT_RAISED, raised)
         call.fail(data)
 
@@ -171,7 +179,7 @@ class Host:
         death = Death(kind, pid=os.getpid(), node_id=self._session.node_id)
         error = errors.ActorDiedError(actor_name=self._title, actor_id=self._id, death=death, cause=cause)
         data = settling.encode(error, self._title)
-        self._session.ask("actor_ended", error=data)
+        self._session.ask("actor_ended", how=kind.name, error=data)
         return data
 
 

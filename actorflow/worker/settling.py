@@ -72,7 +72,7 @@ def fail(
     elif isinstance(error, SystemExit):
         error = _exited(error, name)
     try:
-        if retry_on is not None and _is_to_retry(call, error, retry_on) and _retry(call):
+        if retry_on is not None and _is_to_retry(call, error, retry_on) and put_back(call):
             return
         data = encode(error, name, call.attempt)
         _with_room(lambda: call.fail(data))
@@ -100,8 +100,8 @@ def _is_to_retry(call: _hot.Call, error: BaseException, retry_on: tuple[type[Bas
     return said and isinstance(error, Exception)
 
 
-def _retry(call: _hot.Call) -> bool:
-    """Puts the call back; False: it is to be settled after all."""
+def put_back(call: _hot.Call) -> bool:
+    """Puts the call back, to be run again; False: it is to be settled after all."""
     done = False
 
     def step() -> None:

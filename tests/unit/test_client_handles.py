@@ -158,7 +158,7 @@ def test_classes_say_what_they_are() -> None:
     assert (threads._max_concurrency(), threads._mailbox_flags()) == (4, 0)
     coroutines = ActorClass(Async, ActorOptions(max_pending_calls=7))
     assert (coroutines._max_concurrency(), coroutines._mailbox_flags()) == (1000, 0)
-    assert coroutines._description() == Description("Async", ("method", "three"), (1, 3), 7)
+    assert coroutines._description() == Description("Async", ("method", "three"), (1, 3), 7, (), (0, 0))
     assert Description.of(coroutines._description().plain()) == coroutines._description()
     with pytest.raises(NotImplementedError, match="runtime_env 'pip'"):
         plain.options(runtime_env={"pip": ["numpy"]})

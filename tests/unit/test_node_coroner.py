@@ -171,7 +171,7 @@ def test_each_task_that_is_not_run_again_is_told_its_name_and_attempt(bench: Ben
     death = Death(DeathKind.SIGNALLED, pid=17, node_id="cafe", signal=9)
     bench.store.add(1, 3, SlotState.LIVE)
     bench.store.settlements = [Settlement(0, 0, 0, 0, False, 0, False)]
-    bench.store.doomed_calls = [Doomed(100, (8, 1), 4), Doomed(200, (9, 1), 1)]
+    bench.store.doomed_calls = [Doomed(100, (8, 1), 4, 0), Doomed(200, (9, 1), 1, 0)]
     bench.coroner.name_task((8, 1), "train")
     bench.coroner.settle_tasks(1, 3, death)
     told = [decode_error(bench.store.failed[call]) for call in (100, 200)]
@@ -182,7 +182,7 @@ def test_each_task_that_is_not_run_again_is_told_its_name_and_attempt(bench: Ben
 def test_calls_that_ended_by_themselves_are_left_to_the_settling(bench: Bench) -> None:
     bench.store.add(1, 3, SlotState.LIVE)
     bench.store.settlements = [Settlement(0, 0, 0, 0, False, 0, False)]
-    bench.store.doomed_calls = [Doomed(100, (8, 1), 1)]
+    bench.store.doomed_calls = [Doomed(100, (8, 1), 1, 0)]
     bench.store.done_meanwhile = {100}
     bench.coroner.settle_tasks(1, 3, Death(DeathKind.SIGNALLED, signal=9))
     assert len(bench.store.asked) == 1
