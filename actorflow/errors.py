@@ -119,7 +119,7 @@ class TaskError(ActorflowError):
     Where that can be done it is of the exception's own type as well, with its args and attributes.
     `cause` is the exception itself, or None if it could not be carried over; `cause_type`,
     `cause_text` and `remote_traceback` are there in any case. Where a task failed because another
-    one did, `cause` is the TaskError of that one.
+    one did, `cause` is that one's, and the end of `remote_traceback` is the way that it took.
     """
 
     cause: BaseException | None

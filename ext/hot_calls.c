@@ -28,11 +28,19 @@ PyObject *hot_call_new(struct session *session, af_off block, uint32_t index) {
   return (PyObject *)self;
 }
 
+/* Started by this process and not settled: a mistake, or its frame was unwound by an error while settling. The hold is
+ * kept: it is how the coroner finds the call when this process ends, so that whoever waits is told. */
+static bool is_unsettled(const struct call *self) {
+  const struct af_client *client = &self->session->client;
+  uint64_t state = atomic_load_explicit(&AF_AT(client, struct af_cell, self->cell)->state, memory_order_acquire);
+  return (state & ~(uint64_t)AF_STATE_SLEEPER) == af_state_of(client, AF_STARTED);
+}
+
 static void call_dealloc(PyObject *object) {
   struct call *self = (struct call *)object;
   PyTypeObject *type = Py_TYPE(object);
   if (self->session) {
-    if (hot_live(self->session)) af_hold_drop(&self->session->client, self->index);
+    if (hot_live(self->session) && !is_unsettled(self)) af_hold_drop(&self->session->client, self->index);
     session_release(self->session);
   }
   ((freefunc)PyType_GetSlot(type, Py_tp_free))(object);
@@ -144,13 +152,13 @@ static PyObject *call_complete_raw(PyObject *object, PyObject *args) {
 
 static PyObject *call_fail(PyObject *object, PyObject *args) {
   struct call *self = hot_live_call(object);
-  const char *data;
-  Py_ssize_t bytes;
-  if (!self || !PyArg_ParseTuple(args, "y#", &data, &bytes)) return NULL;
+  struct packed packed = {.format = HOT_ERROR};
+  if (!self || !PyArg_ParseTuple(args, "S", &packed.data)) return NULL;
+  packed.bytes = (uint64_t)PyBytes_Size(packed.data);
   for (Py_ssize_t i = (Py_ssize_t)self->returns; i >= 0; i--) {
     af_off cell = return_cell(self, i);
     if (i && af_cell_is_done(&self->session->client, cell)) continue;
-    if (hot_settle_bytes(self->session, cell, data, (size_t)bytes, HOT_ERROR, NULL, 0) < 0) return NULL;
+    if (hot_settle(self->session, cell, &packed) < 0) return NULL;
   }
   Py_RETURN_NONE;
 }

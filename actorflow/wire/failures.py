@@ -20,6 +20,8 @@ from actorflow.runtime_env import environment
 from actorflow.wire import pickling
 
 TEXT_LIMIT = 64 * 1024  # characters: a log's worth; the middle of longer texts is left out
+BRIEF_LIMIT = 1024  # characters of each text where there is no room for more
+CHAIN_BYTES = 256 * 1024  # of an exception with its chain: enough for some large ones
 CHAIN_LIMIT = 8  # exceptions carried as such along __cause__ and __context__, or nested in groups
 
 _SYSTEM, _USER = 0, 1
@@ -33,8 +35,13 @@ T = TypeVar("T")
 def encode_error(exc: BaseException, *, name: str, node_id: str, pid: int, attempt: int) -> bytes:
     """What `exc`, raised by the task or method `name`, is sent as. Never raises.
 
-    Errors of the runtime go as themselves; all others arrive as a TaskError.
+    Errors of the runtime go as themselves; all others arrive as a TaskError. One that arrived from another call and
+    is passed on keeps its cause, and its remote_traceback gets the way that it took.
     """
+    if issubclass(type(exc), TaskError):
+        passed_on = _guarded(lambda: _passed_on(exc, name, node_id, pid, attempt), None)
+        if passed_on is not None:
+            return passed_on
     failure = RemoteFailure(
         _guarded(lambda: _cut(type_name(type(exc))), "an exception"),
         _guarded(lambda: _cut(safe_text(exc)), ""),
@@ -46,7 +53,33 @@ def encode_error(exc: BaseException, *, name: str, node_id: str, pid: int, attem
     )
     is_system = issubclass(type(exc), ActorflowError) and not issubclass(type(exc), TaskError)
     fields = list(vars(failure).values())
-    return _pack([_SYSTEM if is_system else _USER, _frozen(exc, CHAIN_LIMIT), fields])
+    return _pack([_SYSTEM if is_system else _USER, _guarded(lambda: _frozen_whole(exc), None), fields])
+
+
+def encode_briefly(error: bytes) -> bytes:
+    """What encode_error made without all that can be long: where there is no room for it."""
+    kind, _, fields = _unpack(error)
+    fields = [field[:BRIEF_LIMIT] if isinstance(field, str) else field for field in fields]
+    return _pack([kind, None, fields])
+
+
+def _passed_on(exc: BaseException, name: str, node_id: str, pid: int, attempt: int) -> bytes | None:
+    """An error that came from another call: as it is where no user code has seen it, as for an argument's."""
+    wire_form = getattr(exc, "wire_form", None)
+    if wire_form is None:
+        return None
+    data: bytes = wire_form[1][0]
+    stack = [frame for frame in traceback.extract_tb(exc.__traceback__) if not _is_own(frame)]
+    if not stack:
+        return data
+    kind, frozen, fields = _unpack(data)
+    failure = RemoteFailure(*fields)
+    way = "".join(traceback.format_list(stack)).rstrip()
+    whole = f"{failure.remote_traceback}\n\nThis error went on through {name!r}:\n\n{way}"
+    passed_on = RemoteFailure(
+        failure.cause_type, failure.cause_text, _cut(whole), _cut(name), node_id, pid, attempt
+    )
+    return _pack([kind, frozen, list(vars(passed_on).values())])
 
 
 def decode_error(data: bytes) -> BaseException:
@@ -79,8 +112,12 @@ def remote_traceback(error: BaseException) -> str:
     """The traceback of an exception and its chain as text, without the frames of this package."""
     summary = traceback.TracebackException(type(error), error, error.__traceback__, compact=True)
     for part in _summaries(summary):
-        part.stack[:] = [frame for frame in part.stack if not frame.filename.startswith(_PACKAGE)]
+        part.stack[:] = [frame for frame in part.stack if not _is_own(frame)]
     return "".join(summary.format()).rstrip()
+
+
+def _is_own(frame: traceback.FrameSummary) -> bool:
+    return frame.filename.startswith(_PACKAGE)
 
 
 def _summaries(summary: traceback.TracebackException) -> Iterator[traceback.TracebackException]:
@@ -107,6 +144,14 @@ def _decoded(data: bytes) -> BaseException:
     error = TaskError.of(failure, cause)
     object.__setattr__(error, "wire_form", (decode_error, (data,)))
     return error
+
+
+def _frozen_whole(error: BaseException) -> list[Any] | None:
+    """An exception with its chain, or without where that is too much: causes that are calls' carry their own."""
+    frozen = _frozen(error, CHAIN_LIMIT)
+    if error.__cause__ is None and error.__context__ is None:
+        return frozen
+    return frozen if len(_pack(frozen)) <= CHAIN_BYTES else _frozen(error, 1)
 
 
 def _frozen(error: BaseException | None, depth: int) -> list[Any] | None:

@@ -22,6 +22,10 @@ from actorflow.worker.executor_sync import SyncExecutor
 from actorflow.worker.executor_threads import ThreadsExecutor
 from actorflow.worker.functions import Body
 
+LAST_WORDS_BYTES = (
+    32 * 1024
+)  # of what a constructor raised: the node keeps it for all who will call the actor
+
 
 def host(
     session: runtime.Runtime,
@@ -125,10 +129,10 @@ class Host:
         if isinstance(error, settling.ExitActor):
             data = self._end(DeathKind.EXIT_REQUESTED)
         else:
-            raised = failures.decode_error(
-                settling.encode(error, f"{self._class_name}.__init__", call.attempt)
-            )
-            data = self._end(DeathKind.INIT_RAISED, raised)
+            encoded = settling.encode(error, f"{self._class_name}.__init__", call.attempt)
+            if len(encoded) > LAST_WORDS_BYTES:
+                encoded = failures.encode_briefly(encoded)
+            data = self._end(DeathKind.INIT_RAISED, failures.decode_error(encoded))
         call.fail(data)
 
     # -- life

@@ -74,10 +74,17 @@ def fail(
     try:
         if retry_on is not None and _is_to_retry(call, error, retry_on) and put_back(call):
             return
-        data = encode(error, name, call.attempt)
-        _with_room(lambda: call.fail(data))
+        _fail_with(call, encode(error, name, call.attempt))
     except _hot.FencedError:
         _end_fenced()
+
+
+def _fail_with(call: _hot.Call, data: bytes) -> None:
+    """Settles the call with ERROR bytes; briefly, where the object store has no room for long ones."""
+    try:
+        _with_room(lambda: call.fail(data))
+    except _hot.StoreFullError:
+        _with_room(lambda: call.fail(failures.encode_briefly(data)))
 
 
 def encode(error: BaseException, name: str, attempt: int = 1) -> bytes:

@@ -10,6 +10,7 @@ import pytest
 
 import actorflow as af
 from tests.system import bodies
+from tests.system.conftest import STORE_BYTES
 
 pytestmark = pytest.mark.usefixtures("runtime")
 
@@ -164,3 +165,67 @@ def test_several_returns_share_the_error() -> None:
     for ref in bodies.fail.options(num_returns=3).remote("all"):
         with pytest.raises(ValueError, match="all"):
             af.get(ref)
+
+
+@pytest.mark.parametrize("size", [50_000, 3_000_000])
+def test_long_errors_arrive(size: int) -> None:
+    @af.remote
+    class Failing:
+        def fail(self, text: str) -> None:
+            raise ValueError(text)
+
+        async def wait_and_fail(self, text: str) -> None:
+            raise ValueError(text)
+
+    failing = Failing.remote()
+    text = "x" * size
+    for ref in (bodies.fail.remote(text), failing.fail.remote(text), failing.wait_and_fail.remote(text)):
+        with pytest.raises(ValueError, match="xxx") as caught:
+            af.get(ref, timeout=60)
+        assert caught.value.args == (text,)
+
+
+def test_an_error_that_the_store_has_no_room_for_arrives_as_text() -> None:
+    @af.remote
+    def fail() -> None:
+        raise ValueError("x" * STORE_BYTES)
+
+    with pytest.raises(af.TaskError) as caught:
+        af.get(fail.remote(), timeout=60)
+    assert caught.value.cause_type == "ValueError"
+    assert set(caught.value.cause_text) == {"x"}
+
+
+def test_a_long_error_of_a_constructor_is_told_to_all_who_call_the_actor() -> None:
+    @af.remote
+    class Failing:
+        def __init__(self) -> None:
+            raise ValueError("y" * 1_000_000)
+
+        def work(self) -> None: ...
+
+    failing = Failing.remote()
+    for _ in range(2):
+        with pytest.raises(af.ActorDiedError, match="its constructor raised") as caught:
+            af.get(failing.work.remote(), timeout=60)
+        assert "yyy" in str(caught.value)
+
+
+def test_an_error_at_the_head_of_a_long_chain_arrives_as_it_is() -> None:
+    ref = bodies.fail.remote("root")
+    for _ in range(100):
+        ref = bodies.add.remote(ref, 1)
+    with pytest.raises(ValueError, match="root") as caught:
+        af.get(ref, timeout=60)
+    assert caught.value.task_name == "fail"
+    assert len(str(caught.value)) < 2000
+
+
+def test_an_error_that_goes_through_many_nested_calls_stays_readable() -> None:
+    @af.remote(num_cpus=0.1)
+    def nest(levels: int) -> Any:
+        return af.get(nest.remote(levels - 1)) if levels else 1 / 0
+
+    with pytest.raises(ZeroDivisionError) as caught:
+        af.get(nest.remote(20), timeout=60)
+    assert str(caught.value).count("went on through 'nest'") == 20

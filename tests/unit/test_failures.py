@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import pickle
@@ -26,8 +27,12 @@ from actorflow.wire.failures import decode_error, encode_error, remote_traceback
 ROOT = Path(__file__).resolve().parents[2]
 
 
+def encode(error: BaseException, name: str = "work") -> bytes:
+    return encode_error(error, name=name, node_id="ab12", pid=42, attempt=2)
+
+
 def there_and_back(error: BaseException, name: str = "work") -> BaseException:
-    return decode_error(encode_error(error, name=name, node_id="ab12", pid=42, attempt=2))
+    return decode_error(encode(error, name))
 
 
 def raised(raise_it: Callable[[], Any]) -> BaseException:
@@ -234,12 +239,55 @@ def test_a_nested_failure_keeps_its_type_and_both_tracebacks() -> None:
     assert isinstance(outer, ValueError)
     assert isinstance(outer, TaskError)
     assert outer.task_name == "outer"
-    assert isinstance(outer.cause, TaskError)
-    assert outer.cause.task_name == "inner"
-    assert isinstance(outer.cause.cause, ValueError)
-    assert "in outer_code" in str(outer)
-    assert "in user_code" in str(outer)
+    assert type(outer.cause) is ValueError
+    assert str(outer).index("in user_code") < str(outer).index("in outer_code")
     assert type(outer) is type(inner)
+
+
+def test_a_failure_that_no_user_code_has_seen_is_passed_on_as_it_is() -> None:
+    inner = there_and_back(raised(user_code), name="inner")
+    again = there_and_back(inner.with_traceback(None), name="outer")
+    assert isinstance(again, TaskError)
+    assert again.task_name == "inner"
+    assert str(again) == str(inner)
+
+
+def test_a_failure_that_goes_on_through_many_calls_stays_small() -> None:
+    error = there_and_back(raised(user_code), name="inner")
+    kind = type(error)
+    sizes = []
+    for number in range(100):
+
+        def on(error: BaseException = error) -> None:
+            raise error
+
+        data = encode(raised(on), name=f"outer{number}")
+        sizes.append(len(data))
+        error = decode_error(data)
+    assert max(after - before for before, after in itertools.pairwise(sizes)) < 2000
+    assert type(error) is kind
+
+
+def test_a_chain_of_causes_that_are_calls_stays_small() -> None:
+    error = there_and_back(raised(user_code), name="inner")
+    for number in range(60):
+
+        def step(error: BaseException = error) -> None:
+            raise RuntimeError("the step failed") from error
+
+        data = encode(raised(step), name=f"step{number}")
+        assert len(data) < 600_000
+        error = decode_error(data)
+    assert isinstance(error, RuntimeError)
+
+
+def test_a_brief_encoding_keeps_the_type_as_text() -> None:
+    data = failures.encode_briefly(encode(ValueError("x" * 10**6), name="long"))
+    assert len(data) < 5000
+    error = decode_error(data)
+    assert type(error) is TaskError
+    assert error.cause_type == "ValueError"
+    assert error.cause_text == "x" * 1024
 
 
 class Evil(Exception):
