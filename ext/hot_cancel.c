@@ -136,8 +136,9 @@ static PyObject *cancel_take_interrupt(PyObject *module, PyObject *unused) {
 static int error_make(struct session *session, const char *data, Py_ssize_t bytes, af_off *block, uint32_t *index) {
   struct af_client *client = &session->client;
   if ((size_t)bytes > AF_LARGE_MAX - sizeof(struct af_object)) { hot_raise(AF_BAD, "the error is too large"); return -1; }
+  enum af_budget budget = client->slot_index == 0 ? AF_CONTROL : AF_MESSAGES; /* the node's wishes need no room of others */
   uint32_t outer = af_op_begin(client, AF_OP_CREATE);
-  int status = af_heap_allocate(client, (uint32_t)(sizeof(struct af_object) + (size_t)bytes), AF_KIND_BYTES, AF_MESSAGES, block);
+  int status = af_heap_allocate(client, (uint32_t)(sizeof(struct af_object) + (size_t)bytes), AF_KIND_BYTES, budget, block);
   if (status == AF_OK) {
     struct af_object *object = AF_AT(client, struct af_object, *block);
     object->bytes = object->pickle_bytes = (uint64_t)bytes;

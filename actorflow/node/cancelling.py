@@ -78,10 +78,7 @@ class Cancellations:
         if worker is None:
             return False
         if wish.force and worker.queue is not None:
-            self._killed.setdefault((slot, epoch), []).append(wish)
-            self._workers.kill(
-                worker, self._workers.death(worker, DeathKind.KILLED, "by af.cancel(force=True)")
-            )
+            self._kill(worker, wish)
             return True
         if told:
             self._wishes.pop(wish.call.name, None)
@@ -89,6 +86,12 @@ class Cancellations:
         if worker.watch is not None:
             worker.watch.send(SIGNAL)
         return False
+
+    def _kill(self, worker: Worker, wish: Wish) -> None:
+        killed_for = self._killed.setdefault((worker.slot, worker.epoch), [])
+        if not any(there is wish for there in killed_for):
+            killed_for.append(wish)
+        self._workers.kill(worker, self._workers.death(worker, DeathKind.KILLED, "by af.cancel(force=True)"))
 
     def _end_children(self, wish: Wish) -> None:
         if wish.wish & _hot.CANCEL_CHILDREN:

@@ -237,6 +237,10 @@ class AsyncExecutor:
         for task, call in list(self._running.items()):
             if call.wish:
                 self._interrupt(task, call, _hot.TOLD_RUNNING)
+        if self._groups is not None:
+            for call, body in self._groups.withdraw(lambda item: bool(item[0].wish)):
+                call.tell(_hot.TOLD_BEFORE)
+                settling.fail(call, KeyboardInterrupt(), body.name)
 
     def _interrupt(self, task: asyncio.Task[None], call: _hot.Call, why: int) -> None:
         if not call.told:

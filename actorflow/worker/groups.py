@@ -8,7 +8,7 @@ default one. Not locked: threads do that around it.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
@@ -42,6 +42,16 @@ class Groups(Generic[Item]):
             return self._waiting[group].popleft()
         self._running[group] -= 1
         return None
+
+    def withdraw(self, is_unwanted: Callable[[Item], bool]) -> list[Item]:
+        """Takes out those that wait and are not to run."""
+        unwanted = []
+        for waiting in self._waiting:
+            found = [item for item in waiting if is_unwanted(item)]
+            for item in found:
+                waiting.remove(item)
+            unwanted += found
+        return unwanted
 
     def drain(self) -> list[Item]:
         """Takes out all that wait: they will not run."""
