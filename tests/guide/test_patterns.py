@@ -1,0 +1,206 @@
+"""Patterns of parallel programs, and the mistakes that they replace, in Ray Core's terms.
+
+Where a mistake is only slow, the program is the better way; where it gives something else, both are shown.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+import pytest
+
+import actorflow as ray
+from tests.system import bodies
+
+pytestmark = pytest.mark.usefixtures("runtime")
+
+
+def test_nested_tasks_split_their_work_further() -> None:
+    @ray.remote
+    def merge_sorted(numbers: list[int]) -> list[int]:
+        if len(numbers) <= 50:
+            return sorted(numbers)
+        middle = len(numbers) // 2
+        halves = [merge_sorted.remote(numbers[:middle]), merge_sorted.remote(numbers[middle:])]
+        left, right = ray.get(halves)
+        return sorted([*left, *right])
+
+    numbers = [(7919 * n) % 400 for n in range(400)]
+    assert ray.get(merge_sorted.remote(numbers)) == sorted(numbers)
+
+
+def test_wait_limits_how_many_tasks_are_pending() -> None:
+    pending: list[Any] = []
+    results = []
+    for number in range(40):
+        if len(pending) == 5:
+            ready, pending = ray.wait(pending)
+            results += ray.get(ready)
+        pending.append(bodies.echo.remote(number))
+    assert sorted(results + ray.get(pending)) == list(range(40))
+
+
+def test_a_supervisor_spreads_work_over_actors() -> None:
+    @ray.remote
+    class Supervisor:
+        def __init__(self, size: int) -> None:
+            self.workers = [bodies.Counter.remote() for _ in range(size)]
+
+        def run(self, amounts: list[int]) -> int:
+            refs = [self.workers[i % len(self.workers)].add.remote(n) for i, n in enumerate(amounts)]
+            ray.get(refs)
+            return sum(ray.get([worker.add.remote(0) for worker in self.workers]))
+
+    assert ray.get(Supervisor.remote(3).run.remote([1] * 30)) == 30
+
+
+def test_an_actor_keeps_tasks_in_step() -> None:
+    gate = bodies.Gate.remote()
+
+    @ray.remote(num_cpus=0)
+    def step() -> int:
+        return int(ray.get(gate.pass_through.remote()))
+
+    steps = [step.remote() for _ in range(3)]
+    ray.get(gate.arrived.remote(3))
+    ray.get(gate.open.remote())
+    assert sorted(ray.get(steps)) == [1, 2, 3]
+
+
+def test_work_and_fetching_overlap() -> None:
+    """The next item is asked for before the last one is worked on."""
+
+    @ray.remote
+    class Source:
+        def __init__(self) -> None:
+            self.number = 0
+
+        def next(self) -> int:
+            self.number += 1
+            return self.number
+
+    source = Source.remote()
+    asked, seen = source.next.remote(), []
+    for _ in range(5):
+        item = ray.get(asked)
+        asked = source.next.remote()
+        seen.append(item * item)
+    assert seen == [1, 4, 9, 16, 25]
+
+
+def test_mistake_get_in_a_loop() -> None:
+    """Start everything, then wait: a get between two calls makes them take turns."""
+    gate = bodies.Gate.remote()
+    refs = [gate.pass_through.remote() for _ in range(3)]
+    assert ray.get(gate.arrived.remote(3)) == 3
+    ray.get(gate.open.remote())
+    assert sorted(ray.get(refs)) == [1, 2, 3]
+
+
+def test_mistake_get_in_the_order_of_submission() -> None:
+    gate = bodies.Gate.remote()
+    late = gate.pass_through.remote()
+    completed = ray.util.as_completed([late, bodies.echo.remote("quick")], chunk_size=1)
+    assert next(completed) == "quick"
+    ray.get(gate.open.remote())
+    assert list(completed) == [1]
+
+
+def test_mistake_tasks_that_are_too_small() -> None:
+    @ray.remote
+    def double_all(numbers: list[int]) -> list[int]:
+        return [2 * number for number in numbers]
+
+    numbers = list(range(1000))
+    batches = [double_all.remote(numbers[start : start + 100]) for start in range(0, 1000, 100)]
+    assert [number for batch in ray.get(batches) for number in batch] == [2 * number for number in numbers]
+
+
+def test_mistake_the_same_large_argument_again_and_again() -> None:
+    array = np.ones(200_000)
+    shared = ray.put(array)
+
+    @ray.remote
+    def total(values: Any) -> float:
+        return float(values.sum())
+
+    assert ray.get([total.remote(shared) for _ in range(5)]) == [200_000.0] * 5
+
+
+def test_mistake_a_function_defined_in_a_loop() -> None:
+    """One function with an argument is sent once; a new function in each round would be sent each time."""
+
+    @ray.remote
+    def power(base: int, exponent: int) -> int:
+        return int(base**exponent)
+
+    assert ray.get([power.remote(2, exponent) for exponent in range(5)]) == [1, 2, 4, 8, 16]
+
+
+STATE = {"mode": "driver"}
+
+
+def test_mistake_global_variables_are_not_shared() -> None:
+    @ray.remote
+    class Settings:
+        def __init__(self) -> None:
+            self.values: dict[str, str] = {}
+
+        def set(self, name: str, value: str) -> None:
+            self.values[name] = value
+
+        def get(self, name: str) -> str:
+            return self.values[name]
+
+    @ray.remote
+    def change() -> None:
+        STATE["mode"] = "task"
+
+    @ray.remote
+    def change_shared(settings: Any) -> None:
+        ray.get(settings.set.remote("mode", "task"))
+
+    settings = Settings.remote()
+    ray.get([change.remote(), change_shared.remote(settings)])
+    assert STATE["mode"] == "driver"
+    assert ray.get(settings.get.remote("mode")) == "task"
+
+
+def test_mistake_a_closure_with_something_large() -> None:
+    """Put it once and capture the ref: the function itself stays small."""
+    table = ray.put(np.arange(300_000))
+
+    @ray.remote
+    def look_up(index: int) -> int:
+        return int(ray.get(table)[index])
+
+    assert ray.get([look_up.remote(index) for index in (0, 10, 299_999)]) == [0, 10, 299_999]
+
+
+def test_mistake_returning_put() -> None:
+    @ray.remote
+    def wasteful() -> Any:
+        return ray.put("value")
+
+    @ray.remote
+    def direct() -> str:
+        return "value"
+
+    assert ray.get(ray.get(wasteful.remote())) == ray.get(direct.remote()) == "value"
+
+
+def test_mistake_waiting_for_more_refs_than_fit_beside_the_wanted_one() -> None:
+    refs = [bodies.echo.remote(number) for number in range(20)]
+    seen = []
+    while refs:
+        ready, refs = ray.wait(refs, num_returns=min(4, len(refs)))
+        seen += ray.get(ready)
+    assert sorted(seen) == list(range(20))
+
+
+def test_the_pools_of_the_standard_library() -> None:
+    with ray.util.multiprocessing.Pool(2) as pool:
+        assert pool.map(abs, [-1, -2, 3]) == [1, 2, 3]
+        assert pool.apply(os.getpid) != os.getpid()
