@@ -29,6 +29,7 @@ from bench.chaos_bodies import Laborer, work
 
 LABORER: Any = Laborer
 ACTORS = 4
+BUSY_SHARE = 0.6
 LOOK_S = 0.0005
 NOTICE_LIMIT_S = 0.05  # p99
 RESTART_LIMIT_S = 0.02  # median, to the next answer
@@ -43,8 +44,12 @@ class Plan:
     calls: int
     kills: int
     pause_s: float
-    work_s: float = 0.002
     seed: int = 1
+
+    @property
+    def work_s(self) -> float:
+        """How long a call takes: so long that the actors are busy for most of the time between two kills."""
+        return BUSY_SHARE * self.pause_s * ACTORS * self.kills / self.calls
 
 
 @dataclass
