@@ -6,7 +6,7 @@ One process, with a private node that ends with it:
 
 Several processes that share one node, and on it one actor by its name:
 
-    export ACTORFLOW_ADDRESS=$(actorflow start)
+    export ACTORFLOW_ADDRESS=$(actorflow start)  # needs the extra actorflow[cli]
     uvicorn --app-dir examples --workers 2 fastapi_app:app
     actorflow stop
 """

@@ -22,12 +22,18 @@ ROOM_TIMEOUT_S = 30.0  # without any call being finished: the memory is held by 
 ROOM_LOOK_S = 0.002
 
 
+_TOO_LARGE = (
+    "this call does not fit into a message: it has over 16,000 refs among its arguments, or too long a name; "
+    "put the refs into one object with af.put, and pass the ref of that"
+)
+
+
 def translated(error: Exception, parts: Callable[[], Parts]) -> Exception:
     """The public error for what `_hot` or the pickler raised; `parts()`: what was being pickled, by name."""
     if isinstance(error, _hot.NodeGoneError):
         return _as_exception(blocking.node_error())
     if isinstance(error, _hot.StoreFullError):
-        return store_full(error)
+        return store_full(error) if len(error.args) > 1 else ValueError(_TOO_LARGE)
     if isinstance(error, TypeError) and isinstance(error.__cause__, Exception):
         return pickling.explained(error.__cause__, parts())
     return error

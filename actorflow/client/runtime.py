@@ -132,13 +132,13 @@ class Runtime:
 
     def _begin_end(self) -> bool:
         """Makes this process forget the runtime; False if it has already, or is a worker."""
-        global _current
+        global _current, _ending
         if self.role is Role.WORKER:
             return False
         with _lock:
             if _current is not self:
                 return False
-            _current = None
+            _current, _ending = None, self
         self._unbind()
         waiting.close_ports(_ended)
         return True
@@ -151,10 +151,14 @@ class Runtime:
 
     def _finish_end(self) -> None:
         """Lets go of the node, and ends it if it is private."""
-        futures.stop()
-        _hot.detach()
-        if self._connection is not None:
-            self._connection.close()
+        global _ending
+        try:
+            futures.stop()
+            _hot.detach()
+            if self._connection is not None:
+                self._connection.close()
+        finally:
+            _ending = None
 
     def abandon(self) -> None:
         """In a forked child that has no slot: forgets everything, and leaves it to the parent."""
@@ -222,6 +226,7 @@ def at_end(forget: Callable[[], None]) -> None:
 
 _forgetters: list[Callable[[], None]] = []
 _current: Runtime | None = None
+_ending: Runtime | None = None  # it was shut down, and has not yet let go of everything
 _lock = threading.RLock()
 _has_hooks = False
 
@@ -233,13 +238,17 @@ def current() -> Runtime | None:
 
 def require() -> Runtime:
     """The runtime of this process, started with all defaults if there is none."""
-    return _current or init()
+    return _current or _first()
+
+
+def _first() -> Runtime:
+    with _lock:  # of several threads that come at once one starts it
+        return _current or init()
 
 
 def ensure() -> None:
     """Starts the runtime of this process, with all defaults, if there is none."""
-    if _current is None:
-        _ = init()
+    require()
 
 
 def is_initialized() -> bool:
@@ -274,6 +283,10 @@ def init(address: str | None = None, *, ignore_reinit_error: bool = False, **giv
             raise RuntimeError(
                 "actorflow.init() was called before in this process: call actorflow.shutdown() first, or give "
                 "ignore_reinit_error=True"
+            )
+        if _ending is not None:
+            raise RuntimeError(
+                "the runtime of this process is being shut down: call actorflow.init() after that"
             )
         return _begin(_started(options), at_exit=True)
 
@@ -322,6 +335,7 @@ def configure() -> None:
 def _begin(runtime: Runtime, at_exit: bool = False) -> Runtime:
     global _current, _has_hooks
     _current = runtime
+    waiting.open_ports()
     if not _has_hooks:
         _has_hooks = True
         os.register_at_fork(
@@ -334,8 +348,8 @@ def _begin(runtime: Runtime, at_exit: bool = False) -> Runtime:
 
 def _after_fork() -> None:
     """In the child: its own slot if there was one, else no runtime."""
-    global _current, _lock
-    _lock = threading.RLock()
+    global _current, _ending, _lock
+    _lock, _ending = threading.RLock(), None
     _hot.fork_child()
     waiting.forget_ports()
     futures.forget()

@@ -12,6 +12,7 @@ wait. All methods are for the loop's own thread. Nothing here keeps a loop alive
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import functools
 import socket
@@ -31,6 +32,9 @@ DATAGRAM_BYTES = 64
 Note = Callable[[], object]
 
 _ports: dict[int, LoopPort] = {}  # by id of the loop; removed when the loop is freed
+_closed_by: Callable[[], BaseException] | None = (
+    None  # while there is no runtime after one: why none may wait
+)
 
 
 def current_port() -> LoopPort:
@@ -38,6 +42,8 @@ def current_port() -> LoopPort:
     loop = asyncio.get_running_loop()
     port = _ports.get(id(loop))
     if port is None:
+        if _closed_by is not None:
+            raise _closed_by()
         _sweep()
         port = _ports[id(loop)] = LoopPort(loop)
     return port
@@ -51,8 +57,16 @@ def _sweep() -> None:
             port.close()
 
 
+def open_ports() -> None:
+    """Loops may wait: there is a runtime."""
+    global _closed_by
+    _closed_by = None
+
+
 def close_ports(error: Callable[[], BaseException]) -> None:
-    """Ends all ports; whoever still waits gets an error."""
+    """Ends all ports; whoever still waits gets an error, and so does who comes before the next runtime."""
+    global _closed_by
+    _closed_by = error
     for port in list(_ports.values()):
         loop = port.loop()
         if loop is None or loop.is_closed() or not loop.is_running() or loop is _running():
@@ -385,9 +399,13 @@ class LoopPort:
         """Ends every wait; callbacks run, and find out from their reference."""
         waiting = list(self._waiting)
         for note in waiting:
-            self._unwatch(note)
             if isinstance(note, asyncio.Future) and not note.done():
                 note.set_exception(error())
+        for note in waiting:
+            with contextlib.suppress(
+                RuntimeError
+            ):  # the runtime may have let go of the board before the port
+                self._unwatch(note)
         for note in waiting:
             if not isinstance(note, asyncio.Future):
                 note()

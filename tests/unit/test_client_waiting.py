@@ -24,6 +24,7 @@ DEADLINE_S = 10.0
 def segment() -> Iterator[None]:
     runtime.configure()
     _hot.create(os.urandom(16), 16, 64 * MIB, MIB, MIB, 50)
+    waiting.open_ports()
     yield
     waiting.close_ports(lambda: RuntimeError("over"))
     _hot.detach()
@@ -195,6 +196,9 @@ def test_closing_ends_every_wait(runner: asyncio.Runner) -> None:
         port.close()
         with pytest.raises(RuntimeError, match="waits no more"):
             port.add_done_callback(place.ask(), print)
+        with pytest.raises(RuntimeError, match="shut down"):
+            current_port()
+        waiting.open_ports()
         assert current_port() is not port
 
     runner.run(main())

@@ -1,0 +1,86 @@
+"""The end of a runtime, and the time about it: who waits is told, and so is who comes too early or too late."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+import threading
+from typing import Any
+
+import pytest
+
+import actorflow as af
+from tests.system import bodies
+
+
+def test_many_threads_that_come_first_share_one_runtime() -> None:
+    results: list[Any] = []
+    start = threading.Barrier(8)
+
+    def call() -> None:
+        start.wait()
+        results.append(af.get(bodies.echo.remote(1)))
+
+    threads = [threading.Thread(target=call) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    af.shutdown()
+    assert results == [1] * 8
+
+
+async def test_an_await_that_begins_while_the_runtime_ends_is_told() -> None:
+    async with af.init(num_cpus=1):
+        gate = bodies.Gate.remote()
+        task = asyncio.ensure_future(gate.pass_through.remote())
+    with pytest.raises(RuntimeError, match="shut down"):
+        await asyncio.wait_for(task, 60)
+
+
+async def test_calls_made_while_the_runtime_ends_start_no_other() -> None:
+    async def go_on() -> None:
+        while True:
+            await bodies.echo.remote(1)
+
+    async with af.init(num_cpus=1):
+        tasks = [asyncio.ensure_future(go_on()) for _ in range(10)]
+        await bodies.echo.remote(2)
+    for task in tasks:
+        with pytest.raises((RuntimeError, af.NodeDiedError)):
+            await asyncio.wait_for(task, 60)
+    assert not af.is_initialized()
+
+
+def test_concurrent_futures_leave_nothing_open() -> None:
+    def once() -> int:
+        with af.init(num_cpus=1):
+            assert bodies.echo.remote(1).future().result() == 1
+        return len(os.listdir("/proc/self/fd"))
+
+    once()  # what is opened once and kept
+    assert once() == once()
+
+
+def test_a_program_without_standard_output_runs() -> None:
+    program = (
+        "import sys, actorflow as af\n"
+        "@af.remote\n"
+        "def f(x): print(x); return x\n"
+        "sys.exit(af.get(f.remote(7)))\n"
+    )
+    without_output = "import os, sys; os.close(1); os.execv(sys.argv[1], sys.argv[1:])"
+    command = [sys.executable, "-c", without_output, sys.executable, "-c", program]
+    ended = subprocess.run(command, timeout=60, check=False)
+    assert ended.returncode == 7
+
+
+def test_more_refs_than_fit_into_a_message() -> None:
+    with af.init(num_cpus=1):
+        refs = [af.put(number) for number in range(20_000)]
+        with pytest.raises(ValueError, match="put the refs into one object"):
+            bodies.echo.remote(refs)
+        assert len(af.get(bodies.echo.remote([af.put(refs)]))) == 1
+        del refs
