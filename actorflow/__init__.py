@@ -29,11 +29,13 @@ from actorflow.errors import (
     ObjectLostError,
     ObjectStoreFullError,
     PendingCallsLimitExceeded,
+    PlacementGroupError,
     ProtocolError,
     RuntimeEnvSetupError,
     TaskCancelledError,
     TaskError,
     TaskTimeoutError,
+    TaskUnschedulableError,
     WorkerCrashedError,
 )
 from actorflow.runtime_env import RuntimeEnv
@@ -97,10 +99,12 @@ __all__ = [
     "ObjectLostError",
     "ObjectStoreFullError",
     "PendingCallsLimitExceeded",
+    "PlacementGroupError",
     "ProtocolError",
     "RuntimeEnvSetupError",
     "TaskCancelledError",
     "TaskError",
     "TaskTimeoutError",
+    "TaskUnschedulableError",
     "WorkerCrashedError",
 ]

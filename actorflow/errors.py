@@ -275,6 +275,13 @@ class ActorUnschedulableError(ActorError):
     reason: str
 
 
+class TaskUnschedulableError(ActorflowError):
+    """No node can ever run what the task's options ask for."""
+
+    _template = "the task cannot be placed: {e.reason}; change its options, or add a node that is right"
+    reason: str
+
+
 class ActorAlreadyExistsError(ActorflowError, ValueError):
     """The name is taken in its namespace."""
 

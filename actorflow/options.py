@@ -22,6 +22,9 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Literal, TypeVar
 
+POOL_MARK = "@group "  # behind it the name of a resource says of which placement group it is
+PLACEMENT_STRATEGIES = ("PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD")
+ANY_BUNDLE = -1  # of a placement group
 ONE = 10_000  # ten-thousandths in one: amounts of resources are counted in these
 
 _LARGEST_AMOUNT = 10**12
@@ -34,6 +37,7 @@ _STREAMS = ("streaming", "dynamic")
 _STRATEGIES = ("DEFAULT", "SPREAD")
 _BY_OPTION = {"CPU": "num_cpus", "GPU": "num_gpus", "memory": "memory"}
 _ACCELERATOR_UNITS = 10  # of "accelerator_type:NAME": 1,000 at once on a node that has one
+_SELECTOR = re.compile(r"!?(in\([^()!]+\)|[^()!]+)")
 _ADDRESS = re.compile(r"auto|actorflow/\d+/[0-9a-f]+|[^\s:/]+:(?P<port>\d{1,5})")
 
 T = TypeVar("T")
@@ -45,6 +49,10 @@ Returns = int | Literal["streaming", "dynamic"]
 
 class SchedulingStrategy:
     """Base of the objects that say where tasks and actors run."""
+
+    def where(self) -> tuple[tuple[str, Any], ...]:
+        """The requirement as it is told to the node; see core/where.py."""
+        return ()
 
 
 # -- checks: each takes what the user gave and returns its normal form; an error's text follows the name
@@ -211,6 +219,10 @@ def _custom_resources(value: Any) -> Pairs[float]:
     """Amounts of resources that have no option of their own."""
     pairs = _pairs(value, "amounts", _quantity)
     for name, _ in pairs:
+        if POOL_MARK in name:
+            raise ValueError(
+                f"must not have {name!r}: names with {POOL_MARK!r} are those of placement groups"
+            )
         if name in _BY_OPTION:
             raise ValueError(f"must not have {name!r}: use the option {_BY_OPTION[name]}")
     return pairs
@@ -219,6 +231,17 @@ def _custom_resources(value: Any) -> Pairs[float]:
 def _labels(value: Any) -> Pairs[str]:
     """Labels by name."""
     return _pairs(value, "texts", _word)
+
+
+def _selector(value: Any) -> Pairs[str]:
+    """Texts by name of a label: "value", "!value", "in(value, other)" or "!in(value, other)"."""
+    return _pairs(value, "texts", _label_text)
+
+
+def _label_text(value: Any) -> str:
+    if not _SELECTOR.fullmatch(_word(value)):
+        raise ValueError(f"must be 'value', '!value', 'in(a, b)' or '!in(a, b)', not {value!r}")
+    return str(value)
 
 
 def _groups(value: Any) -> Pairs[int]:
@@ -319,7 +342,9 @@ class _Placed(Options):
     scheduling_strategy: str | SchedulingStrategy = _row(
         "DEFAULT", _strategy, "where to run: 'DEFAULT', 'SPREAD' or a strategy object"
     )
-    label_selector: Pairs[str] = _row((), _labels, "labels that the node must have, by name")
+    label_selector: Pairs[str] = _row(
+        (), _selector, "labels that the node must have, by name: 'value', '!value', 'in(a, b)' or '!in(a, b)'"
+    )
     runtime_env: str = _row("", _runtime_env, "the environment to run in: a dict, kept as JSON")
 
     def _units(self, cpus: float) -> Shape:

@@ -21,6 +21,7 @@ from actorflow.client.handles import (
     Description,
     number_of_group,
 )
+from actorflow.client.where import where_of
 from actorflow.options import ActorOptions, MethodOptions
 
 METHOD_OPTIONS = "__actorflow_method__"  # attribute of a function that af.method has decorated
@@ -129,6 +130,7 @@ class ActorClass:
                 "get_if_exists": options.get_if_exists,
                 "environment": environment,
             },
+            "where": dict(where_of(options)),
             "to_run": options.shape(),
             "to_place": options.placing_shape(),
         }

@@ -19,6 +19,9 @@ class Assignment(NamedTuple):
     actor_name: str | None = None
     restarts: int = 0
     handle: Any = None  # of the actor itself; it does not keep it alive
+    group: tuple[int, int, bool] | None = (
+        None  # its placement group, the bundle, and whether it captures children
+    )
     name_of: Callable[[tuple[int, int], int], str] | None = None
 
 

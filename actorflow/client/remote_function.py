@@ -12,9 +12,10 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from actorflow import _hot
+from actorflow import _hot, errors
 from actorflow.client import calls, runtime
 from actorflow.client.exports import Export, export_of, is_named
+from actorflow.client.where import where_of
 from actorflow.options import TaskOptions
 
 MOST_LIMIT_MS = 2**32 - 1  # 49 days
@@ -74,14 +75,32 @@ class RemoteFunction:
     ) -> Any:
         """The first call of a session."""
         session = runtime.require()
-        environment = session.environment_for(self._environment)
+        queue = session.queue(*self._queue_key(session))
         travels_as = self._named_by if is_named(self._named_by, self.function) else self.function
         reference = self._exported(travels_as)
         session.tell("name_task", [reference], name=calls.short_name(self.function))
-        queue = session.queue(self._options.shape(), inspect.iscoroutinefunction(self.function), environment)
         self._reference, self._bound_call = reference, _limited(queue.call, self._options.timeout_s)
         session.bind(self)
         return self._bound_call(method, args, kwargs, returns, reference, *rest)
+
+    def _queue_key(self, session: runtime.Runtime) -> tuple[Any, bool, str, Any]:
+        """What the node tells this function's queue by: what a call takes, its kind, its environment, and where it
+        may run."""
+        environment = session.environment_for(self._environment)
+        is_async = inspect.iscoroutinefunction(self.function)
+        return self._options.shape(), is_async, environment, where_of(self._options)
+
+    def _refused(self, error: Exception) -> Any:
+        """Refs with the error of calls that never can run: where the queue was closed, the node says why."""
+        session = runtime.require()
+        key = self._queue_key(session)
+        if isinstance(error, _hot.ClosedError):
+            session.forget_queue(*key)
+            self.unbind()
+        refs = [
+            session.control("open_queue", **runtime.queue_fields(*key)) for _ in range(max(1, self._returns))
+        ]
+        return refs if self._returns > 1 else refs[0] if self._returns else None
 
     def _exported(self, travels_as: Any) -> _hot.Reference:
         """What its calls name. Types of exceptions to retry on travel with the function."""
@@ -92,6 +111,8 @@ class RemoteFunction:
 
     def _call_again(self, error: Exception, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The way of a call that was refused at first."""
+        if isinstance(error, _hot.ClosedError | errors.TaskUnschedulableError | errors.PlacementGroupError):
+            return self._refused(error)
         if isinstance(error, _hot.FullError) and not calls.is_out_of_credit(error):
             return calls.again_with_room(
                 lambda: self._bound_call(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import enum
+import logging
 import os
 import threading
 import weakref
@@ -26,6 +27,8 @@ from actorflow.client.refs import ObjectRef
 from actorflow.options import InitOptions
 from actorflow.runtime_env import environment as environments
 from actorflow.wire import failures, pickling
+
+_log = logging.getLogger("actorflow")
 
 
 class Role(enum.Enum):
@@ -101,16 +104,34 @@ class Runtime:
         environments.require(own)
         return environments.merged(self.environment, own)
 
-    def queue(self, shape: tuple[tuple[str, int], ...], is_async: bool, environment: str) -> _hot.Target:
-        """Where tasks of this shape (names and ten-thousandths) and environment go; the node makes it at first use."""
-        key = (shape, is_async, environment)
+    def queue(
+        self,
+        shape: tuple[tuple[str, int], ...],
+        is_async: bool,
+        environment: str,
+        where: tuple[tuple[str, Any], ...] = (),
+    ) -> _hot.Target:
+        """Where tasks of this shape (names and ten-thousandths) and environment go; the node makes it at first use.
+
+        TaskUnschedulableError, PlacementGroupError: they never can run `where` they are to (core/where.py).
+        """
+        key = (shape, is_async, environment, where)
         target = self._queues.get(key)
         if target is None:
-            _, holds = self.ask(
-                "open_queue", shape=shape, options={"is_async": is_async, "environment": environment}
-            )
+            why, holds = self.ask("open_queue", **queue_fields(*key))
             target = self._queues.setdefault(key, _hot.Target(holds[0]))
+            if why:
+                _log.warning("these tasks wait for ever: %s", why)
         return target
+
+    def forget_queue(self, *key: Any) -> None:
+        """The queue of that key (shape, is_async, environment, where) was closed: the next call asks for another."""
+        self._queues.pop(key, None)
+
+    def rebind(self) -> None:
+        """Where calls go has changed for this process: each function asks again at its next call."""
+        for bound in list(self._bound or ()):
+            bound.unbind()
 
     # -- the end
 
@@ -217,6 +238,12 @@ class Runtime:
             yield "address", self.address
         if self.namespace:
             yield "namespace", self.namespace
+
+
+def queue_fields(shape: Any, is_async: bool, environment: str, where: Any) -> dict[str, Any]:
+    """What the node is asked for a queue with."""
+    options = {"is_async": is_async, "environment": environment}
+    return {"shape": shape, "options": options, "where": dict(where)}
 
 
 def at_end(forget: Callable[[], None]) -> None:

@@ -7,13 +7,15 @@ after they were blocked: `free` may be below zero for that long.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
-from actorflow.core.events import JobId, QueueId
+from actorflow.core.events import GroupId, JobId, QueueId
 from actorflow.core.policy import Policy
-from actorflow.core.queues import NEVER_S, Job, Queue, largest_part, most_units
+from actorflow.core.pools import Pool
+from actorflow.core.queues import NEVER_S, Job, Queue, largest_part, most_units, part_of_shape
 from actorflow.core.resources import CPU, GPU, ONE, GpuDevices, GpuShare, ResourceSet, Units, add
 from actorflow.errors import InternalError
+from actorflow.options import POOL_MARK
 
 Queues = dict[QueueId, Queue]
 
@@ -34,6 +36,7 @@ class Book:
         self.with_mail: Queues = {}
         self.changed: Queues = {}  # since the scheduler last dealt with them
         self.stirred = False  # something changed that could let a hungry queue have more
+        self.pools: dict[int, Pool] = {}  # by placement group
         self._turns = 0
 
     # -- jobs and queues ---------------------------------------------------------------------------
@@ -42,10 +45,11 @@ class Book:
         if queue in self.queues:
             raise InternalError(reason=f"queue {queue} was opened twice")
         limit = most_units(shape, self.total, self.devices, self.policy.parallel_limit)
-        part = largest_part(dict(shape.units), self.total) if limit else 0.0
-        cpus = ResourceSet({CPU: shape.cpu})
+        part = part_of_shape(shape, self.total) if limit else 0.0
+        cpus = ResourceSet(dict(shape.cpus))
         opened = Queue(queue, self.job(job), shape, limit, part, bool(shape.others), cpus, environment)
         self.queues[queue] = opened.job.queues[queue] = opened
+        self.use_pool(shape, 1)
         return opened
 
     def start_job(self, job: JobId) -> None:
@@ -71,6 +75,7 @@ class Book:
         queue.allowed = queue.active = queue.depth = queue.blocked = 0
         self.settle(queue)
         del self.queues[queue.id], queue.job.queues[queue.id]
+        self.use_pool(queue.shape, -1)
         self.changed.pop(queue.id, None)
         self.forget_job_if_done(queue.job)
 
@@ -112,7 +117,7 @@ class Book:
 
     def _take_seats(self, queue: Queue, most: int) -> int:
         for taken in range(most):
-            share = self.devices.take(queue.shape.units.get(GPU, 0))
+            share = self.devices_of(queue.shape).take(queue.shape.gpus)
             if share is None:
                 most = taken
                 break
@@ -140,7 +145,7 @@ class Book:
         self.settle(queue)
 
     def _return_seat(self, queue: Queue, gpus: GpuShare) -> None:
-        self.devices.give_back(gpus)
+        self.devices_of(queue.shape).give_back(gpus)
         queue.seats -= 1
 
     def hold(self, job: Job, demand: ResourceSet, times: int) -> None:
@@ -149,6 +154,39 @@ class Book:
         add(job.used, demand, times, times)
         job.share = largest_part(job.used, self.total)
         self.stirred = True
+
+    # -- pools of placement groups -----------------------------------------------------------------
+    def devices_of(self, demand: ResourceSet) -> GpuDevices:
+        """The devices from which the demand has its GPUs."""
+        return self.pools[demand.group].devices if demand.group else self.devices
+
+    def add_pool(self, group: GroupId, units: ResourceSet) -> None:
+        """A placement group's resources get names; there is nothing of them before they are reserved."""
+        self.pools[group] = Pool(units)
+        self.total = ResourceSet.sum_of([self.total, units])
+        self.free.update(dict.fromkeys(units.units, 0))
+
+    def fill_pool(self, group: GroupId, gpus: GpuShare) -> None:
+        """The group's resources are reserved."""
+        pool = self.pools[group]
+        pool.filled = True
+        pool.devices = GpuDevices.of_share(len(self.devices.loads), gpus)
+        add(self.free, pool.units, 1, 1)
+        self.stirred = True
+
+    def drop_pool(self, group: GroupId) -> None:
+        """Nobody uses the group's resources any more, and nobody will."""
+        pool = self.pools.pop(group)
+        self.total = ResourceSet(_without(self.total.units, pool.units))
+        self.free = _without(self.free, pool.units)
+        for job in self.jobs.values():
+            job.used = _without(job.used, pool.units)
+
+    def use_pool(self, demand: ResourceSet, times: int) -> None:
+        """A queue or an actor of that demand is there (1), or is gone (-1)."""
+        if demand.group:
+            self.pools[demand.group].users += times
+            self.stirred = True
 
     # -- sums --------------------------------------------------------------------------------------
     def settle(self, queue: Queue) -> None:
@@ -198,6 +236,10 @@ class Book:
         """Recomputes every sum and index; InternalError where one is wrong."""
         free, lent = dict(self.total.units), dict(self.total.units)
         used: dict[JobId, Units] = {job: {} for job in self.jobs}
+        for pool in self.pools.values():
+            if not pool.filled:
+                add(free, pool.units, -1, -1)
+                add(lent, pool.units, -1, -1)
         for queue in self.queues.values():
             queue.validate()
             add(free, queue.shape, -queue.held_cpu, -queue.held_other)
@@ -209,7 +251,9 @@ class Book:
             add(used[job], demand, 1, 1)
         if free != self.free:
             raise InternalError(reason=f"free is {self.free}, should be {free}")
-        if min(lent.values(), default=0) < 0 or any(free[name] < 0 for name in free if name != CPU):
+        if min(lent.values(), default=0) < 0 or any(
+            free[name] < 0 for name in free if name.partition(POOL_MARK)[0] != CPU
+        ):
             raise InternalError(reason=f"more is lent than there is: {lent}, free {free}")
         self._validate_jobs(used)
         self._validate_index("hungry", self.hungry, lambda queue: queue.hungry)
@@ -238,3 +282,7 @@ def _keep(index: Queues, queue: Queue, belongs: bool) -> None:
         index[queue.id] = queue
     else:
         index.pop(queue.id, None)
+
+
+def _without(units: Mapping[str, int], pool: ResourceSet) -> Units:
+    return {name: amount for name, amount in units.items() if name not in pool.units}

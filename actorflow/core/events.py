@@ -15,6 +15,7 @@ JobId = NewType("JobId", int)
 QueueId = NewType("QueueId", int)
 WorkerId = NewType("WorkerId", int)
 ActorId = NewType("ActorId", int)
+GroupId = NewType("GroupId", int)  # of a placement group, from 1
 
 
 # -- events ----------------------------------------------------------------------------------------
@@ -121,6 +122,22 @@ class ActorGone:
 
 
 @dataclass(frozen=True, slots=True)
+class GroupRequested:
+    """A placement group needs its bundles, all at once. GroupReserved follows when it has them."""
+
+    group: GroupId
+    job: JobId
+    bundles: tuple[ResourceSet, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class GroupReleased:
+    """The group is no more, its queues are closed, its actors ended: what it has comes back with the last of them."""
+
+    group: GroupId
+
+
+@dataclass(frozen=True, slots=True)
 class Tick:
     """Time has passed; sent about every 100 ms while there is mail, after the look at the queues, and seldom else."""
 
@@ -138,6 +155,8 @@ Event = (
     | ActorRequested
     | ActorStarted
     | ActorGone
+    | GroupRequested
+    | GroupReleased
     | Tick
 )
 
@@ -200,6 +219,13 @@ class HostActor:
 
 
 @dataclass(frozen=True, slots=True)
+class GroupReserved:
+    """The placement group has its resources."""
+
+    group: GroupId
+
+
+@dataclass(frozen=True, slots=True)
 class ReportQueueInfeasible:
     """Calls in this queue can never run here. The queue stays open and is never served."""
 
@@ -223,6 +249,7 @@ Effect = (
     | StartWorkers
     | StopWorker
     | HostActor
+    | GroupReserved
     | ReportQueueInfeasible
     | ReportActorInfeasible
 )

@@ -5,6 +5,8 @@ An actor is placed when `to_place` and `to_run` are free together. It holds both
 from tasks alone; where it waits for other actors to end, `bypass_limit` younger ones may take for life what it waits
 for, and then they wait behind it. Younger ones that only pass through, and keep nothing of what it waits for, go on
 as long as it does not wait for them alone.
+
+Placement groups wait in the same order, as actors that need no process: what they have is filled into a pool.
 """
 
 from __future__ import annotations
@@ -13,16 +15,20 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from actorflow.core.book import Book
-from actorflow.core.events import ActorId, ActorRequested, WorkerId
+from actorflow.core.events import ActorId, ActorRequested, GroupId, GroupRequested, WorkerId
+from actorflow.core.placement import pool_of
 from actorflow.core.queues import NEVER_S, Job
-from actorflow.core.resources import GPU, GpuShare, ResourceSet, Units, add, why_never
+from actorflow.core.resources import GpuShare, ResourceSet, Units, add, why_never
 from actorflow.core.sharing import Division
 from actorflow.errors import InternalError
 
 
 @dataclass(slots=True, eq=False)
 class Actor:
-    """An actor that wants or has a process. `holds`: what is taken for it now."""
+    """An actor that wants or has a process. `holds`: what is taken for it now.
+
+    A placement group is one too, with `bundles`; its id is that of the group, below zero, and it starts at once.
+    """
 
     id: ActorId
     job: Job
@@ -35,6 +41,7 @@ class Actor:
     gpus: GpuShare = ()
     worker: WorkerId | None = None
     started: bool = False
+    bundles: tuple[ResourceSet, ...] = ()
 
 
 Alike = tuple[
@@ -51,6 +58,7 @@ class Placing:
         self.actors: dict[ActorId, Actor] = {}
         self._waiting: dict[Alike, dict[ActorId, Actor]] = {}
         self.unhosted: dict[ActorId, Actor] = {}  # placed, no worker yet
+        self.reserved: list[GroupId] = []  # placement groups that have just got their resources
         self._beside_actors: Units = dict(book.total.units)  # what tasks may have at most
         self._passing: Units = {}  # what actors that are being started give back soon
 
@@ -67,12 +75,27 @@ class Placing:
         why = why_never(demand, self._book.total)
         if why is not None:
             return why
+        self._enter(event.actor, self._book.job(event.job), event.to_run, demand)
+        return None
+
+    def request_group(self, event: GroupRequested) -> None:
+        """Puts a placement group last in the order. Its resources are named at once, so that calls can wait for it."""
+        if event.group in self._book.pools:
+            raise InternalError(reason=f"placement group {event.group} was requested twice")
+        self._book.add_pool(event.group, pool_of(event.group, event.bundles))
+        add(self._beside_actors, self._book.pools[event.group].units, 1, 1)
+        demand = ResourceSet.sum_of(event.bundles)
+        actor = self._enter(_group_actor(event.group), self._book.job(event.job), demand, demand)
+        actor.bundles = event.bundles
+
+    def _enter(self, actor_id: ActorId, job: Job, to_run: ResourceSet, demand: ResourceSet) -> Actor:
         self._order += 1
-        actor = Actor(event.actor, self._book.job(event.job), event.to_run, demand, self._order)
+        actor = Actor(actor_id, job, to_run, demand, self._order)
         actor.job.actors += 1
         self.actors[actor.id] = actor
-        self._waiting.setdefault((demand, event.to_run), {})[actor.id] = actor
-        return None
+        self._book.use_pool(demand, 1)
+        self._waiting.setdefault((demand, to_run), {})[actor.id] = actor
+        return actor
 
     # -- placing -----------------------------------------------------------------------------------
     def place(self, division: Division) -> None:
@@ -123,14 +146,32 @@ class Placing:
         return not keeps and not head.demand.fits(once_started)
 
     def _take(self, actor: Actor) -> bool:
-        gpus = self._book.devices.take(actor.to_run.units.get(GPU, 0))
+        gpus = self._take_gpus(actor)
         if gpus is None:
             return False
         actor.gpus = gpus
         self._hold(actor, actor.demand)
         self._leave_line(actor)
-        self.unhosted[actor.id] = actor
+        if actor.bundles:
+            actor.started = True
+            self._book.fill_pool(_group_of(actor), gpus)
+            self.reserved.append(_group_of(actor))
+        else:
+            self.unhosted[actor.id] = actor
         return True
+
+    def _take_gpus(self, actor: Actor) -> GpuShare | None:
+        """The devices of an actor, or of all bundles of a group; None when there are not enough."""
+        devices = self._book.devices_of(actor.to_run)
+        taken: list[tuple[int, int]] = []
+        parts = [bundle.gpus for bundle in actor.bundles] or [actor.to_run.gpus]
+        for units in sorted(parts, reverse=True):  # whole ones first, so that parts do not take them apart
+            share = devices.take(units)
+            if share is None:
+                devices.give_back(tuple(taken))
+                return None
+            taken += share
+        return tuple(taken)
 
     def _hold(self, actor: Actor, amounts: ResourceSet | None) -> None:
         """Changes what the actor holds."""
@@ -170,6 +211,25 @@ class Placing:
             self._forget(actor)
         return actor.worker
 
+    def release_group(self, group: GroupId) -> None:
+        """The placement group is no more: gives its resources back once no queue and no actor is made for them."""
+        if group in self._book.pools:
+            self._book.pools[group].leaving = True
+
+    def give_back_groups(self) -> None:
+        """Gives back the resources of groups that are no more and have no users."""
+        for group, pool in list(self._book.pools.items()):
+            if pool.leaving and not pool.users:
+                actor = self.actors[_group_actor(GroupId(group))]
+                if pool.filled:
+                    add(self._book.free, pool.units, -1, -1)
+                self._leave_line(actor)
+                self._forget(actor)
+                self._book.drop_pool(GroupId(group))
+                for name in pool.units.units:
+                    self._beside_actors.pop(name, None)
+                    self._passing.pop(name, None)
+
     def process_gone(self, actor_id: ActorId) -> None:
         """The process of a hosted actor has ended: gives back all that it held, and forgets it."""
         self._forget(self.actors[actor_id])
@@ -182,7 +242,8 @@ class Placing:
 
     def _forget(self, actor: Actor) -> None:
         self._hold(actor, None)
-        self._book.devices.give_back(actor.gpus)
+        self._book.devices_of(actor.to_run).give_back(actor.gpus)
+        self._book.use_pool(actor.demand, -1)
         self.unhosted.pop(actor.id, None)
         del self.actors[actor.id]
         actor.job.actors -= 1
@@ -207,9 +268,25 @@ class Placing:
             "what passes through": passing == self._passing,
             "who waits": waiting == {a.id for a in self.actors.values() if a.holds is None},
             "who has no worker": self.unhosted.keys()
-            == {a.id for a in self.actors.values() if a.holds is not None and a.worker is None},
-            "who started": all(a.worker is not None for a in self.actors.values() if a.started),
+            == {
+                a.id
+                for a in self.actors.values()
+                if a.holds is not None and a.worker is None and not a.bundles
+            },
+            "who started": all(a.worker is not None or a.bundles for a in self.actors.values() if a.started),
+            "who uses groups": all(
+                pool.users >= sum(a.demand.group == group for a in self.actors.values())
+                for group, pool in self._book.pools.items()
+            ),
         }
         for check, passed in right.items():
             if not passed:
                 raise InternalError(reason=f"actors to be placed: {check} is wrong")
+
+
+def _group_actor(group: GroupId) -> ActorId:
+    return ActorId(-group)
+
+
+def _group_of(actor: Actor) -> GroupId:
+    return GroupId(-actor.id)

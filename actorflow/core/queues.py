@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from actorflow.core.events import JobId, QueueId, QueueObserved
 from actorflow.core.resources import GPU, GpuDevices, GpuShare, ResourceSet, Units
 from actorflow.errors import InternalError
+from actorflow.options import POOL_MARK
 
 NEVER_S = float("-inf")
 
@@ -182,10 +183,17 @@ class Queue:
 def most_units(shape: ResourceSet, total: ResourceSet, devices: GpuDevices, limit: int) -> int:
     """How many units of a shape a whole node could lend at once, at most `limit`."""
     most = shape.times_in(total.units, limit)
-    gpus = shape.units.get(GPU, 0)
+    gpus = shape.units.get(GPU, 0)  # those of a placement group are known when it is reserved
     return min(most, devices.most(gpus)) if gpus else most
 
 
 def largest_part(units: Units, total: ResourceSet) -> float:
-    """The largest part of any resource of the node that these amounts are."""
-    return max((amount / total.units[name] for name, amount in units.items() if amount), default=0.0)
+    """The largest part of any resource of the node that these amounts are; placement groups' count with the group."""
+    parts = (amount / total.units[name] for name, amount in units.items() if amount and POOL_MARK not in name)
+    return max(parts, default=0.0)
+
+
+def part_of_shape(shape: ResourceSet, total: ResourceSet) -> float:
+    """The same of one unit of a shape, also of one of a placement group: by what it has of the node's."""
+    bases = ((name.partition(POOL_MARK)[0], amount) for name, amount in shape.units.items())
+    return max((amount / total.units[name] for name, amount in bases if name in total.units), default=0.0)

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from actorflow.options import POOL_MARK
+
 ONE = 10_000  # ten-thousandths in one
 CPU = "CPU"
 GPU = "GPU"
@@ -15,16 +17,30 @@ Units = dict[str, int]  # name -> ten-thousandths; may be negative where somethi
 GpuShare = tuple[tuple[int, int], ...]  # (device, ten-thousandths of it); () without GPUs
 
 
+def pooled(name: str, group: int, bundle: int | None = None) -> str:
+    """The name of a resource of a placement group, or of one of its bundles: "CPU@group 3", "CPU@group 3.0"."""
+    return f"{name}{POOL_MARK}{group}" if bundle is None else f"{name}{POOL_MARK}{group}.{bundle}"
+
+
+def plain(units: Mapping[str, int]) -> Units:
+    """Only what is of no placement group."""
+    return {name: amount for name, amount in units.items() if POOL_MARK not in name}
+
+
 class ResourceSet:
     """What one call, actor or node has of each resource; immutable. Zero amounts are left out.
 
-    `cpu` are the ten-thousandths of CPUs; `others` the pairs (name, ten-thousandths) of the rest: what a task gives
-    back while it is blocked, and what it keeps.
+    `cpus` are the pairs (name, ten-thousandths) of CPUs; `others` those of the rest: what a task gives back while it
+    is blocked, and what it keeps. `cpu`: the node's own CPUs. `gpus`: GPUs, the node's or a placement group's.
+    `group`: the placement group from which it all is, 0: none.
     """
 
-    __slots__ = ("cpu", "others", "units")
+    __slots__ = ("cpu", "cpus", "gpus", "group", "others", "units")
 
     cpu: int
+    cpus: tuple[tuple[str, int], ...]
+    gpus: int
+    group: int
     others: tuple[tuple[str, int], ...]
     units: Mapping[str, int]
 
@@ -37,9 +53,27 @@ class ResourceSet:
         gpus = kept.get(GPU, 0)
         if gpus > ONE and gpus % ONE:
             raise ValueError(f"{GPU}={_decimal(gpus)}: over 1 only whole devices can be had")
+        self._fill(kept)
+
+    def _fill(self, kept: Units) -> None:
+        bases = [(name.partition(POOL_MARK), amount) for name, amount in kept.items()]
         self.units = kept
         self.cpu = kept.get(CPU, 0)
-        self.others = tuple((name, amount) for name, amount in kept.items() if name != CPU)
+        self.cpus = tuple((a + b + c, amount) for (a, b, c), amount in bases if a == CPU)
+        self.others = tuple((a + b + c, amount) for (a, b, c), amount in bases if a != CPU)
+        self.gpus = max((amount for (base, _, _), amount in bases if base == GPU), default=0)
+        self.group = max((int(owner.partition(".")[0]) for (_, _, owner), _ in bases if owner), default=0)
+
+    @classmethod
+    def sum_of(cls, sets: Iterable[ResourceSet]) -> ResourceSet:
+        """All of them together; parts of GPUs may add up to more than one that is not whole."""
+        units: Units = {}
+        for one in sets:
+            for name, amount in one.units.items():
+                units[name] = units.get(name, 0) + amount
+        together = cls()
+        together._fill(dict(sorted(units.items())))
+        return together
 
     @classmethod
     def of(cls, **amounts: float) -> ResourceSet:
@@ -57,6 +91,11 @@ class ResourceSet:
             if amount and not units[name]:
                 raise ValueError(f"{name}={amount}: the least amount of a resource is 0.0001")
         return cls(units)
+
+    @property
+    def own_units(self) -> Units:
+        """The amounts under their own names, also where they are a placement group's."""
+        return {name.partition(POOL_MARK)[0]: amount for name, amount in self.units.items()}
 
     def most(self, other: ResourceSet) -> ResourceSet:
         """The larger of both amounts of each resource."""
@@ -107,7 +146,8 @@ def in_ones(units: Mapping[str, int]) -> dict[str, float]:
 
 def describe(units: Mapping[str, int]) -> str:
     """Amounts as text: "2 CPU, 0.5 GPU"; "nothing" when there are none."""
-    return ", ".join(f"{_decimal(amount)} {name}" for name, amount in units.items()) or "nothing"
+    own = plain(units) or units
+    return ", ".join(f"{_decimal(amount)} {name}" for name, amount in own.items()) or "nothing"
 
 
 def _decimal(units: int) -> str:
@@ -127,8 +167,9 @@ def why_never(demand: ResourceSet, total: ResourceSet) -> str | None:
 
 def add(room: Units, demand: ResourceSet, cpu_times: int, other_times: int) -> None:
     """Adds the CPUs of `demand` and its other amounts to `room`, so many times each; negative times take away."""
-    if cpu_times and demand.cpu:
-        room[CPU] = room.get(CPU, 0) + demand.cpu * cpu_times
+    if cpu_times:
+        for name, units in demand.cpus:
+            room[name] = room.get(name, 0) + units * cpu_times
     if other_times:
         for name, units in demand.others:
             room[name] = room.get(name, 0) + units * other_times
@@ -139,6 +180,14 @@ class GpuDevices:
 
     def __init__(self, count: int) -> None:
         self.loads = [0] * count  # ten-thousandths taken of each device
+
+    @classmethod
+    def of_share(cls, count: int, share: GpuShare) -> GpuDevices:
+        """Of so many devices only what is in the share: all else counts as taken."""
+        devices = cls(count)
+        devices.loads = [ONE] * count
+        devices.give_back(share)
+        return devices
 
     def has(self, units: int, coming: Iterable[GpuShare] = ()) -> bool:
         """True if `take` would give devices for this amount, once what is coming has been given back."""

@@ -25,7 +25,7 @@ from actorflow.core.events import Effect, Event
 from actorflow.core.placing import Placing
 from actorflow.core.policy import Policy
 from actorflow.core.queues import Queue
-from actorflow.core.resources import ONE, GpuShare, ResourceSet, in_ones, why_never
+from actorflow.core.resources import ONE, GpuDevices, GpuShare, ResourceSet, in_ones, plain, why_never
 from actorflow.core.sharing import Division
 from actorflow.core.staffing import Staffing
 from actorflow.core.workers import Worker, WorkerPool, WorkerState
@@ -62,6 +62,8 @@ class Scheduler:
             ev.ActorRequested: self._actor_requested,
             ev.ActorStarted: self._actor_started,
             ev.ActorGone: self._actor_gone,
+            ev.GroupRequested: self._group_requested,
+            ev.GroupReleased: self._group_released,
             ev.Tick: self._tick,
         }
 
@@ -73,7 +75,12 @@ class Scheduler:
         self._now_s = now_s
         self._effects = []
         self._handlers[type(event)](event)
+        if self._book.pools:
+            self._placing.give_back_groups()
         self._divide()
+        if self._placing.reserved:
+            self._effects += [ev.GroupReserved(group) for group in self._placing.reserved]
+            self._placing.reserved.clear()
         self._write_changes()
         self._hand_out_workers()
         return self._effects
@@ -81,12 +88,12 @@ class Scheduler:
     @property
     def total(self) -> dict[str, float]:
         """The node's resources, in ones."""
-        return in_ones(self._book.total.units)
+        return in_ones(plain(self._book.total.units))
 
     @property
     def available(self) -> dict[str, float]:
-        """What neither an actor nor an executing call takes, in ones; calls as they were last observed."""
-        return in_ones(self._book.unused())
+        """What no placement group, actor or executing call takes, in ones; calls as they were last observed."""
+        return in_ones(plain(self._book.unused()))
 
     # -- jobs and queues ---------------------------------------------------------------------------
     def _job_started(self, event: ev.JobStarted) -> None:
@@ -201,6 +208,14 @@ class Scheduler:
             if worker.state is WorkerState.HOSTING:
                 self._stop(worker, force=False)
 
+    def _group_requested(self, event: ev.GroupRequested) -> None:
+        self._placing.request_group(event)
+        self._book.stirred = True
+
+    def _group_released(self, event: ev.GroupReleased) -> None:
+        self._placing.release_group(event.group)
+        self._book.stirred = True
+
     def _tick(self, event: ev.Tick) -> None:
         self._book.stirred = True
         self._book.changed.update(self._book.with_mail)
@@ -297,23 +312,36 @@ class Scheduler:
                 raise InternalError(reason=f"{attached} workers have it: {queue}")
             if queue.closing and not attached:
                 raise InternalError(reason=f"closed, without a worker, and not forgotten: {queue}")
-        loads = [0] * len(self._book.devices.loads)
-        for device, units in self._gpus_given():
-            loads[device] += units
-        if loads != self._book.devices.loads or max(loads, default=0) > ONE:
-            raise InternalError(reason=f"GPU loads are {loads}, the book says {self._book.devices.loads}")
+        self._validate_devices()
         for worker in self._pool.workers.values():
             if worker.state is not WorkerState.HOSTING or worker.actor is None:
                 continue
             if self._placing.actors[worker.actor].worker != worker.id:
                 raise InternalError(reason=f"{worker} hosts an actor that has another")
 
-    def _gpus_given(self) -> Iterator[tuple[int, int]]:
+    def _validate_devices(self) -> None:
+        """Each device carries what was given of it, to groups and beside them; each group's what was given of it."""
+        count = len(self._book.devices.loads)
+        expected = {0: GpuDevices(count)}
+        for actor, _ in self._placing.held():
+            if actor.bundles:
+                expected[-actor.id] = GpuDevices.of_share(count, actor.gpus)
+        for group, share in self._gpus_given():
+            for device, units in share:
+                expected[group].loads[device] += units
+        for group, devices in expected.items():
+            has = self._book.pools[group].devices.loads if group else self._book.devices.loads
+            if devices.loads != has or max(has, default=0) > ONE:
+                raise InternalError(
+                    reason=f"GPU loads are {devices.loads}, the book says {has} (group {group})"
+                )
+
+    def _gpus_given(self) -> Iterator[tuple[int, GpuShare]]:
         for queue in self._book.queues.values():
             for share in queue.open_seats:
-                yield from share
+                yield queue.shape.group, share
         for worker in self._pool.workers.values():
             if worker.queue is not None:
-                yield from worker.gpus
+                yield self._book.queues[worker.queue].shape.group, worker.gpus
         for actor, _ in self._placing.held():
-            yield from actor.gpus
+            yield actor.to_run.group, actor.gpus

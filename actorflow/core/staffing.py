@@ -18,7 +18,6 @@ from actorflow.core.book import Book
 from actorflow.core.events import Effect, LeaveQueue, LookAt, ServeQueue, StopWorker
 from actorflow.core.policy import cpus_of
 from actorflow.core.queues import Job, Queue
-from actorflow.core.resources import GPU
 from actorflow.core.workers import Worker, WorkerPool
 
 
@@ -212,4 +211,4 @@ def _has_moved(before: tuple[int, int, int], after: tuple[int, int, int]) -> boo
 
 def _needs_fresh(queue: Queue) -> bool:
     """True for a queue with GPUs: a process sees those that it first used for life, so it serves no other queue."""
-    return GPU in queue.shape.units
+    return queue.shape.gpus > 0

@@ -166,15 +166,17 @@ class Actors:
         options: dict[str, Any],
         to_place: ResourceSet,
         to_run: ResourceSet,
+        why_never: str | None = None,
     ) -> Actor:
-        """Takes on an actor and asks for a process. ActorAlreadyExistsError: its name is taken."""
+        """Takes on an actor and asks for a process, unless it never can have one. ActorAlreadyExistsError: its name
+        is taken."""
         self._made += 1
         actor = Actor(ActorId(self._made), job, mailbox, description, options, to_place, to_run)
         effects = self._lives.created(actor.record, actor.namespace, actor.name)
         if actor.record.detached:
             actor.handle = handle
         self._actors[actor.id] = self._by_mailbox[mailbox.name] = actor
-        self._perform(effects)
+        self._perform(effects if why_never is None else self._lives.unschedulable(actor.id, why_never))
         return actor
 
     def host(self, actor_id: ActorId, worker_id: WorkerId, gpus: GpuShare) -> None:
@@ -190,8 +192,14 @@ class Actors:
             "job": actor.job.description,
             "environment": actor.options.get("environment", ""),
             "gpus": gpus,
-            "resources": dict(actor.to_run.units),
-            "actor": {"id": actor.hex, "class": actor.description, "options": actor.options},
+            "resources": actor.to_run.own_units,
+            "group": actor.options.get("group"),
+            "actor": {
+                "id": actor.hex,
+                "class": actor.description,
+                "options": actor.options,
+                "restarts": actor.record.restarts,
+            },
         }
         taken = self._workers.command(worker, order, [actor.mailbox])
         self._port.add_done_callback(taken, lambda _: self._taken(actor, worker))

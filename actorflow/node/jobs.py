@@ -3,26 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from actorflow import _hot
 from actorflow.core.events import JobId, QueueId
 from actorflow.core.resources import ResourceSet
 from actorflow.wire.messages import JobStart, Output, OutputLost
 
-QueueKey = tuple[
-    ResourceSet, bool, str
-]  # what each call takes, whether calls are coroutines, their environment
+# What each call takes, whether calls are coroutines, their environment, and `Queue.group`.
+QueueKey = tuple[ResourceSet, bool, str, Any]
 Show = Callable[[Output | OutputLost], bool]
 
 
 class Queue:
-    """One task queue: the calls of one job that take `shape` and run in `environment`."""
+    """One task queue: the calls of one job that take `shape` and run in `environment`.
 
-    __slots__ = ("environment", "id", "job", "last_depth", "mailbox", "shape")
+    `why_never`: why it is never served, or "". `group`: (placement group, bundle index, whether it captures children)
+    where its calls are to run, or None.
+    """
+
+    __slots__ = ("environment", "group", "id", "job", "last_depth", "mailbox", "shape", "why_never")
 
     def __init__(
-        self, queue: QueueId, job: Job, shape: ResourceSet, environment: str, mailbox: _hot.Hold
+        self,
+        queue: QueueId,
+        job: Job,
+        shape: ResourceSet,
+        environment: str,
+        mailbox: _hot.Hold,
+        group: Any = None,
     ) -> None:
+        self.group = group
+        self.why_never = ""
         self.id = queue
         self.job = job
         self.shape = shape

@@ -12,12 +12,15 @@ import socket
 from typing import Any
 
 from actorflow.core import events
+from actorflow.core.events import GroupId
 from actorflow.core.names import nearest
 from actorflow.core.resources import ResourceSet
-from actorflow.errors import DeathKind, ProtocolError
+from actorflow.core.where import why_not_here
+from actorflow.errors import DeathKind, PlacementGroupError, ProtocolError, TaskUnschedulableError
 from actorflow.node.actors import Actor
 from actorflow.node.cancelling import Wish
 from actorflow.node.control import Answer, Refused, Request
+from actorflow.node.groups import facts_of
 from actorflow.node.jobs import Job
 from actorflow.node.server import Node
 from actorflow.node.workers import Worker
@@ -32,6 +35,7 @@ class Requests:
         self._node = node
         for handler in (
             *(self.open_queue, self.create_actor, self.kill_actor, self.get_actor, self.actor_error),
+            *(self.create_group, self.remove_group, self.get_group, self.list_groups),
             *(self.list_named_actors, self.name_task, self.cancel, self.forked),
             *(self.left, self.actor_initialised, self.actor_ended),
             *(self.resources, self.nodes, self.state),
@@ -41,12 +45,23 @@ class Requests:
     # -- from whoever makes calls
 
     def open_queue(self, request: Request) -> Answer:
-        """{"shape": [[name, ten-thousandths], ...], "options": {"is_async", "environment"}} -> [queue's mailbox]."""
-        job = self._job(request)
+        """{"shape": [[name, ten-thousandths], ...], "options": {"is_async", "environment"}, "where"}
+        -> [queue's mailbox].
+
+        The answer says why its calls never can run for want of resources, or "". TaskUnschedulableError,
+        PlacementGroupError: they never can run where they are to.
+        """
+        job, where = self._job(request), request.field("where", dict, {})
+        why = why_not_here(where, self._node.node_id, self._node.labels)
+        if why is not None:
+            raise TaskUnschedulableError(reason=why)
+        shape, group = _shape(request, "shape"), _group(where)
+        if group is not None:
+            shape = self._node.groups.inside(group, shape)
         options = request.field("options", dict)
         is_async, environment = bool(options.get("is_async")), str(options.get("environment", ""))
-        queue = self._node.scheduling.open_queue(job, _shape(request, "shape"), is_async, environment)
-        return None, [queue.mailbox]
+        queue = self._node.scheduling.open_queue(job, shape, is_async, environment, group)
+        return queue.why_never, [queue.mailbox]
 
     def name_task(self, request: Request) -> Answer:
         """{"name"}, [function]: what errors call the calls of an exported function."""
@@ -64,18 +79,68 @@ class Requests:
             )
             if there is not None:
                 return there.description, [there.mailbox]
-        to_place, to_run = _shape(request, "to_place"), _shape(request, "to_run")
+        to_place, to_run, why_never = self._places_of_actor(request, options)
         if options.get("lifetime") != "detached":
-            self._node.actors.create(job, handle, mailbox, description, options, to_place, to_run)
+            self._node.actors.create(job, handle, mailbox, description, options, to_place, to_run, why_never)
             return description, [mailbox]
         own_job = self._node.begin_own_job(job)
         try:
-            actor = self._node.actors.create(own_job, handle, mailbox, description, options, to_place, to_run)
+            actor = self._node.actors.create(
+                own_job, handle, mailbox, description, options, to_place, to_run, why_never
+            )
         except BaseException:
             self._node.end_job(own_job.id, "its actor's name was taken")
             raise
         self._node.end_with(own_job, actor)
         return description, [mailbox]
+
+    def _places_of_actor(
+        self, request: Request, options: dict[str, Any]
+    ) -> tuple[ResourceSet, ResourceSet, str | None]:
+        """What the actor takes to be placed and to run, and why it never can have that where it is to run."""
+        to_place, to_run = _shape(request, "to_place"), _shape(request, "to_run")
+        where = request.field("where", dict, {})
+        why = why_not_here(where, self._node.node_id, self._node.labels)
+        group = options["group"] = _group(where)
+        if why is None and group is not None:
+            try:
+                to_place = self._node.groups.inside(group, to_place.most(to_run))
+                to_run = self._node.groups.inside(group, to_run)
+            except PlacementGroupError as error:
+                why = str(error)
+        return to_place, to_run, why
+
+    # -- placement groups
+
+    def create_group(self, request: Request) -> Answer:
+        """{"bundles": [[[name, ten-thousandths], ...], ...], "strategy", "name", "detached"} -> its number."""
+        job = self._job(request)
+        bundles = [_resources(pairs, "a bundle") for pairs in request.field("bundles", list)]
+        group = self._node.groups.create(
+            job,
+            bundles,
+            request.field("strategy", str),
+            request.field("name", str),
+            request.field("detached", bool),
+        )
+        return group.id, ()
+
+    def remove_group(self, request: Request) -> Answer:
+        """{"group"} -> nothing."""
+        killer = self._node.store.slot(request.process[0]).pid
+        self._node.groups.remove(GroupId(request.field("group", int)), f"by process {killer}")
+        return NOTHING
+
+    def get_group(self, request: Request) -> Answer:
+        """{"name"} -> [number, bundles]; nothing when there is none."""
+        group = self._node.groups.named(self._job(request).namespace, request.field("name", str))
+        return (facts_of(group), ()) if group is not None else NOTHING
+
+    def list_groups(self, _: Request) -> Answer:
+        """-> facts of each placement group, by its id."""
+        return self._node.groups.table(), ()
+
+    # -- actors
 
     def kill_actor(self, request: Request) -> Answer | None:
         """{"no_restart"}, [mailbox] -> nothing, once its process has ended: no later call reaches that one."""
@@ -193,7 +258,18 @@ class Requests:
 
 def _shape(request: Request, name: str) -> ResourceSet:
     """Resources as a list of [name, ten-thousandths]."""
-    pairs = request.field(name, list)
+    return _resources(request.field(name, list), name)
+
+
+def _group(where: dict[str, Any]) -> tuple[int, int, bool] | None:
+    """(placement group, bundle index, whether it captures children) of a requirement."""
+    if "group" not in where:
+        return None
+    number, index, captures = where["group"]
+    return int(number), int(index), bool(captures)
+
+
+def _resources(pairs: Any, name: str) -> ResourceSet:
     try:
         units = {str(resource): int(amount) for resource, amount in pairs}
         return ResourceSet(units)

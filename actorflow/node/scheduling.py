@@ -16,12 +16,12 @@ from typing import Any
 from actorflow import _hot, config
 from actorflow.client.waiting import LoopPort
 from actorflow.core import events
-from actorflow.core.events import QueueId
+from actorflow.core.events import GroupId, QueueId
 from actorflow.core.resources import ResourceSet
 from actorflow.core.scheduler import Scheduler
+from actorflow.errors import DeathKind
 from actorflow.node.actors import Actors
 from actorflow.node.jobs import Job, Queue
-from actorflow.node.log import warn
 from actorflow.node.workers import Workers
 from actorflow.shm.store import Store
 
@@ -56,6 +56,7 @@ class Scheduling:
         self._queue_count = 0
         self._events: deque[events.Event] = deque()
         self._telling = False
+        self.group_reserved: Callable[[GroupId], None] = _ignore_group
         self._timer: asyncio.TimerHandle | None = None
         self._perform: dict[type[Any], Callable[[Any], None]] = {
             events.SetAllowed: self._set_allowed,
@@ -65,6 +66,7 @@ class Scheduling:
             events.StartWorkers: self._start_workers,
             events.StopWorker: self._stop_worker,
             events.HostActor: self._host_actor,
+            events.GroupReserved: lambda effect: self.group_reserved(effect.group),
             events.ReportQueueInfeasible: self._report_queue,
             events.ReportActorInfeasible: self._report_actor,
         }
@@ -84,14 +86,16 @@ class Scheduling:
 
     # -- queues
 
-    def open_queue(self, job: Job, shape: ResourceSet, is_async: bool, environment: str) -> Queue:
-        """The job's queue for calls of that shape, kind and environment, made at first use."""
-        key = (shape, is_async, environment)
+    def open_queue(
+        self, job: Job, shape: ResourceSet, is_async: bool, environment: str, group: Any = None
+    ) -> Queue:
+        """The job's queue for calls of that shape, kind and environment, made at first use. `group`: of the Queue."""
+        key = (shape, is_async, environment, group)
         queue = job.queues.get(key)
         if queue is None:
             self._queue_count += 1
             mailbox = _hot.make_mailbox(_hot.SHARED, job.id, self._credit)
-            queue = Queue(QueueId(self._queue_count), job, shape, environment, mailbox)
+            queue = Queue(QueueId(self._queue_count), job, shape, environment, mailbox, group)
             self._queues[queue.id] = job.queues[key] = queue
             self.tell(events.QueueOpened(queue.id, job.id, shape, environment))
             self._attend(queue)
@@ -106,6 +110,19 @@ class Scheduling:
         job.queues.clear()
         self.tell(events.JobEnded(job.id))
         for queue in queues:
+            self._close(queue, error)
+
+    def end_group(self, group: GroupId, error: bytes) -> None:
+        """Closes the queues of a placement group, what waits in them getting `error`, and kills their workers."""
+        for queue in [queue for queue in self._queues.values() if queue.shape.group == group]:
+            del self._queues[queue.id]
+            queue.job.queues = {key: kept for key, kept in queue.job.queues.items() if kept is not queue}
+            self._port.ignore(queue.mailbox)
+            for worker in self._workers:
+                if worker.queue is queue:
+                    death = self._workers.death(worker, DeathKind.KILLED, "its placement group was removed")
+                    self._workers.kill(worker, death)
+            self.tell(events.QueueClosed(queue.id))
             self._close(queue, error)
 
     def _close(self, queue: Queue, error: bytes) -> None:
@@ -211,8 +228,12 @@ class Scheduling:
 
     def _report_queue(self, effect: events.ReportQueueInfeasible) -> None:
         queue = self._queues.get(effect.queue)
-        shape = queue.shape if queue is not None else "a closed queue"
-        warn(f"tasks that need {shape} can never run here: {effect.why}")
+        if queue is not None:
+            queue.why_never = effect.why
 
     def _report_actor(self, effect: events.ReportActorInfeasible) -> None:
         self._actors.infeasible(effect.actor, effect.why)
+
+
+def _ignore_group(_: GroupId) -> None:
+    """Nobody has asked for placement groups."""

@@ -25,6 +25,7 @@ from actorflow.node.clients import Clients, Driver
 from actorflow.node.control import Control
 from actorflow.node.coroner import Coroner
 from actorflow.node.forks import Forks
+from actorflow.node.groups import Groups
 from actorflow.node.jobs import Job, Show
 from actorflow.node.log import warn
 from actorflow.node.orphans import end_descendants
@@ -76,6 +77,7 @@ class Node:
         self.actors = Actors(self.store, self.workers, self._coroner, self.node_id, self.tell, self._port)
         self.scheduler = Scheduler(total, Policy.for_node(total, idle_worker_s=settings.idle_worker_s))
         self.scheduling = Scheduling(loop, self._port, self.store, self.scheduler, self.workers, self.actors)
+        self.groups = Groups(total, self.node_id, self.scheduling, self.actors, self._coroner, self.tell)
         self.control = Control(self._coroner.encode)
         self.cancellations = Cancellations(loop, self.workers)
 
@@ -195,6 +197,7 @@ class Node:
             self._output.end_job(job)
             job.has_ended = True
             death = Death(DeathKind.JOB_ENDED, node_id=self.node_id, detail=what)
+            self.groups.end_job(job.id)
             self.scheduling.end_job(job, self._coroner.task_error(death))
             self.actors.end_job(job, what)
 

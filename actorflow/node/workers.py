@@ -118,7 +118,8 @@ class Workers:
                 "job": queue.job.description,
                 "environment": queue.environment,
                 "gpus": gpus,
-                "resources": dict(queue.shape.units),
+                "resources": queue.shape.own_units,
+                "group": queue.group,
             }
             self.command(worker, order, [queue.mailbox])
 

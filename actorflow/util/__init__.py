@@ -8,20 +8,35 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from actorflow.client.cluster import list_named_actors
+from actorflow.util.placement_group import (
+    PlacementGroup,
+    get_current_placement_group,
+    get_placement_group,
+    placement_group,
+    placement_group_table,
+    remove_placement_group,
+)
 from actorflow.util.serialization import inspect_serializability
 from actorflow.wire.pickling import deregister_serializer, register_serializer
 
 if TYPE_CHECKING:
-    from actorflow.util import multiprocessing, queue
+    from actorflow.util import multiprocessing, queue, scheduling_strategies
     from actorflow.util.actor_pool import ActorPool
     from actorflow.util.executor import ActorflowExecutor
     from actorflow.util.helpers import as_completed, map_unordered
 
 __all__ = [
+    "PlacementGroup",
+    "placement_group",
+    "remove_placement_group",
+    "get_placement_group",
+    "placement_group_table",
+    "get_current_placement_group",
     "ActorPool",
     "ActorflowExecutor",
     "queue",
     "multiprocessing",
+    "scheduling_strategies",
     "as_completed",
     "map_unordered",
     "list_named_actors",
@@ -37,6 +52,7 @@ _AT_FIRST_USE = {  # name -> module
     "multiprocessing": "multiprocessing",
     "as_completed": "helpers",
     "map_unordered": "helpers",
+    "scheduling_strategies": "scheduling_strategies",
 }
 
 

@@ -93,7 +93,12 @@ class Worker:
             return False
         session = self._join_job(order["job"], order["environment"])
         gpus = self._devices.show(order.get("gpus", ()))
-        given = assignment.Assignment(resources=in_ones(order["resources"]), gpus=gpus)
+        group = order.get("group")
+        given = assignment.Assignment(
+            in_ones(order["resources"]), gpus, group=tuple(group) if group else None
+        )
+        if given.group != assignment.current().group:
+            session.rebind()
         if do == "serve":
             assignment.take(given._replace(name_of=self._functions.name_of))
             self._serve(session, references[0])

@@ -120,7 +120,7 @@ def test_calls_that_wait_for_their_group_are_told_of_the_end(kind: Any) -> None:
     af.get(gate.arrived.remote(2))
     left = actor.leave.remote()
     wait_until(
-        lambda: actor._actor_door.target.facts()["depth"] == 0, DEADLINE_S, "the actor was asked to leave"
+        lambda: not af.wait([actor.plain.remote()], timeout=0.3)[0], DEADLINE_S, "it takes no call any more"
     )
     af.get(gate.open.remote())
     with pytest.raises(ActorDiedError):
