@@ -273,7 +273,7 @@ class Actors:
             return
         actor.on_process_end.append(then)
         self._perform(effects)
-        if actor.state is ActorState.DEAD:  # it may have been about to end by itself
+        if not effects and actor.state is ActorState.DEAD:  # it was about to end by itself
             self._end_process(actor)
 
     def process_ended(self, worker: Worker, death: Death) -> Ending | None:
