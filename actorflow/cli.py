@@ -24,7 +24,7 @@ from actorflow.client.connection import UNIX_SOCKETS, shared_nodes
 try:
     import typer
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 except ImportError as error:
     raise SystemExit(f"the command line needs {error.name}: install the extra actorflow[cli]") from error
 
@@ -231,7 +231,9 @@ def status(as_json: AsJson = False) -> None:
 
 
 def table(found: list[NodeFacts]) -> Table:
-    view = Table("address", "pid", "up", "processes", "memory")
+    # Whole, however narrow the terminal is: it is there to be copied.
+    address = Column("address", no_wrap=True, min_width=max(len(node.address) for node in found))
+    view = Table(address, "pid", "up", "processes", "memory")
     for node in found:
         memory = f"{node.memory_bytes / 1024**2:,.0f} MiB"
         view.add_row(node.address, str(node.pid), f"{node.uptime_s:,.0f} s", str(node.processes), memory)

@@ -99,7 +99,7 @@ def _size_bytes(value: Any) -> int:
     """A size in bytes; whole floats like 1e9 are taken as well."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    return _whole(value, 0, _LARGEST_BYTES, "a whole number of bytes from 0")
+    return _whole(value, 0, _LARGEST_BYTES, f"a whole number of bytes from 0 to {_LARGEST_BYTES:,}")
 
 
 def _store_bytes(value: Any) -> int:

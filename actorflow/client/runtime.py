@@ -12,12 +12,14 @@ import atexit
 import enum
 import logging
 import os
+import sys
 import threading
 import weakref
 from collections.abc import Callable, Generator, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Protocol
 
+import cloudpickle
 import msgpack
 
 from actorflow import _hot, config, errors
@@ -252,6 +254,7 @@ def at_end(forget: Callable[[], None]) -> None:
 
 
 _forgetters: list[Callable[[], None]] = []
+_SPAWNED_MAIN = "__mp_main__"
 _current: Runtime | None = None
 _ending: Runtime | None = None  # it was shut down, and has not yet let go of everything
 _lock = threading.RLock()
@@ -351,6 +354,8 @@ def begin_worker(job_id: int, namespace: str, environment: str) -> Runtime:
 
 def configure() -> None:
     """Tells the C core how values, errors and refs are made in this process."""
+    if _SPAWNED_MAIN in sys.modules:  # the main script of a process that multiprocessing has spawned
+        cloudpickle.register_pickle_by_value(sys.modules[_SPAWNED_MAIN])
     _hot.configure(
         dumps=pickling.dumps,
         decode_error=failures.decode_error,

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -84,3 +85,19 @@ def test_more_refs_than_fit_into_a_message() -> None:
             bodies.echo.remote(refs)
         assert len(af.get(bodies.echo.remote([af.put(refs)]))) == 1
         del refs
+
+
+def test_a_process_that_multiprocessing_has_spawned_calls_what_the_main_script_defines(
+    tmp_path: Path,
+) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import multiprocessing, sys, actorflow as af\n"
+        "def double(x): return 2 * x\n"
+        "def child(): sys.exit(af.get(af.remote(double).remote(21)))\n"
+        "if __name__ == '__main__':\n"
+        "    process = multiprocessing.get_context('spawn').Process(target=child)\n"
+        "    process.start(); process.join(); sys.exit(process.exitcode)\n"
+    )
+    where = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    assert subprocess.run([sys.executable, str(script)], env=where, timeout=60, check=False).returncode == 42
