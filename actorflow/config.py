@@ -71,6 +71,23 @@ class Config:
         0.01,
         0.9,
     )
+    spill_directories: str = _row(
+        "",
+        "where objects go when the store is full: paths or fsspec URLs, comma-separated, used in turn; unset: "
+        "the directory for temporary files; 'none': nowhere. Files there have no names and end with the node",
+    )
+    spill_ahead_fraction: float = _row(
+        0.1,
+        "share of the store that spilling frees beyond what is wanted, so that disk and writers work at once",
+        0.0,
+        0.9,
+    )
+    store_wait_s: float = _row(
+        3.0,
+        "how long one waits for room in the object store without any object being freed or spilled meanwhile",
+        0.0,
+        3_600.0,
+    )
     lane_credit: int = _row(
         131_072,
         "unread calls of one caller in one mailbox: 100,000 queued tasks fit, a flood is held",

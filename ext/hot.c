@@ -270,17 +270,18 @@ static PyObject *hot_fork_slot(PyObject *module, PyObject *unused) {
 
 static PyObject *hot_configure(PyObject *module, PyObject *args, PyObject *kwargs) {
   (void)module;
-  static char *names[] = {"dumps", "decode_error", "unloadable", "reference", NULL};
-  PyObject *dumps, *decode_error, *unloadable, *reference;
-  if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOOO", names, &dumps, &decode_error, &unloadable, &reference)) return NULL;
+  static char *names[] = {"dumps", "decode_error", "unloadable", "reference", "storage_error", NULL};
+  PyObject *dumps, *decode_error, *unloadable, *reference, *storage_error;
+  if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOOOO", names, &dumps, &decode_error, &unloadable, &reference,
+                                   &storage_error)) return NULL;
   if (!PyType_Check(reference) || !PyType_IsSubtype((PyTypeObject *)reference, hot.reference_type)) {
     PyErr_SetString(PyExc_TypeError, "reference must be a subclass of _hot.Reference");
     return NULL;
   }
-  Py_INCREF(dumps), Py_INCREF(decode_error), Py_INCREF(unloadable), Py_INCREF(reference);
-  Py_XDECREF(hot.dumps), Py_XDECREF(hot.decode_error), Py_XDECREF(hot.unloadable);
+  Py_INCREF(dumps), Py_INCREF(decode_error), Py_INCREF(unloadable), Py_INCREF(reference), Py_INCREF(storage_error);
+  Py_XDECREF(hot.dumps), Py_XDECREF(hot.decode_error), Py_XDECREF(hot.unloadable), Py_XDECREF(hot.storage_error);
   Py_XDECREF((PyObject *)hot.made_type);
-  hot.dumps = dumps, hot.decode_error = decode_error, hot.unloadable = unloadable;
+  hot.dumps = dumps, hot.decode_error = decode_error, hot.unloadable = unloadable, hot.storage_error = storage_error;
   hot.made_type = (PyTypeObject *)reference;
   Py_RETURN_NONE;
 }

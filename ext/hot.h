@@ -20,6 +20,7 @@
 #include "core/points.h"
 #include "core/segment.h"
 #include "core/slot.h"
+#include "core/spill.h"
 #include "core/wait.h"
 
 #define HOT_INLINE_BYTES (100u * 1024u) /* larger values go to the object store */
@@ -63,7 +64,7 @@ struct hot {
   struct session *session;   /* NULL: detached */
   PyTypeObject *hold_type, *reference_type, *pin_type, *target_type, *call_type, *board_type, *argument_type;
   PyTypeObject *made_type;   /* what calls return: reference_type or the subclass given to configure */
-  PyObject *dumps, *decode_error, *unloadable; /* configured */
+  PyObject *dumps, *decode_error, *unloadable, *storage_error; /* configured */
   PyObject *pickle_dumps, *pickle_loads, *protocol, *load_hold, *load_argument, *buffers_name, *empty;
   PyObject *closed, *full, *node_gone, *stale, *fenced, *store_full;
 };
@@ -89,6 +90,7 @@ int hot_record(struct session *session, int status, af_off block, uint32_t *inde
 PyObject *hot_hold_take(struct session *session, af_off block);   /* counts; type by kind */
 struct hold *hot_hold_of(PyObject *object, uint8_t kind);         /* checked: live session, kind (0: any); or NULL */
 PyObject *hot_pin(struct session *session, af_off block);         /* counts; buffer of the whole extent, read only */
+PyObject *hot_pin_recorded(struct session *session, af_off block, uint32_t index); /* the hold passes to it */
 
 /* hot_pack.c */
 int hot_add_pack(PyObject *module);
@@ -126,8 +128,20 @@ int hot_add_load(PyObject *module);
 PyObject *hot_load(struct session *session, af_off cell);
 PyObject *hot_load_arguments(struct session *session, af_off cell);
 PyObject *hot_load_error(struct session *session, af_off cell); /* exception object or None */
+struct hot_value { /* where a done cell's value lies; it stays there while `pin` lives */
+  af_off block;    /* 0: in the cell */
+  PyObject *pin;   /* of an object; NULL */
+};
 /* Bytes of a RAW or ERROR value, where they lie. */
-const uint8_t *hot_value_bytes(struct session *session, af_off cell, size_t *bytes, const af_off **refs, uint32_t *count);
+const uint8_t *hot_value_bytes(struct session *session, af_off cell, const struct hot_value *value, size_t *bytes,
+                               const af_off **refs, uint32_t *count);
+
+/* hot_spill.c */
+/* Opens the value of a done cell; one on disk is brought back first. The caller drops the pin. -1: an exception. */
+int hot_value_open(struct session *session, af_off cell, struct hot_value *value);
+struct hot_room { uint64_t begin_ns, since_ns; uint32_t bell, failures; }; /* all 0 at first */
+/* After a refusal for lack of room. 1: look again; 0: it is in vain; -1: an exception (the disk is full, too). */
+int hot_wait_room(struct session *session, uint64_t bytes, struct hot_room *room);
 
 /* hot_target.c */
 int hot_add_target(PyObject *module);

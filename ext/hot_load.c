@@ -16,20 +16,21 @@ struct loading {
 };
 static __thread struct loading *loading; /* the value this thread loads now */
 
-const uint8_t *hot_value_bytes(struct session *session, af_off cell, size_t *bytes, const af_off **refs, uint32_t *count) {
+const uint8_t *hot_value_bytes(struct session *session, af_off cell, const struct hot_value *value, size_t *bytes,
+                               const af_off **refs, uint32_t *count) {
   struct af_client *client = &session->client;
   struct af_cell *self = AF_AT(client, struct af_cell, cell);
-  if (!self->value) {
+  if (!value->block) {
     *refs = af_cell_value(client, cell);
     *count = self->value_refs;
     *bytes = self->value_bytes;
     return (const uint8_t *)(*refs + *count);
   }
-  struct af_object *object = AF_AT(client, struct af_object, self->value);
+  struct af_object *object = AF_AT(client, struct af_object, value->block);
   *refs = (const af_off *)(object + 1);
   *count = object->references;
   *bytes = (size_t)object->pickle_bytes;
-  return client->base + self->value + object->pickle_offset;
+  return client->base + value->block + object->pickle_offset;
 }
 
 /* The exception that is set becomes the one that says that a value cannot be loaded here. */
@@ -69,16 +70,17 @@ static PyObject *slice(PyObject *whole, struct af_client *client, af_off block, 
   return PyBytes_FromStringAndSize((const char *)client->base + block + offset, (Py_ssize_t)bytes);
 }
 
-/* The out-of-band buffers of a block: views that pin it (object store), or copies (a message's block). */
-static PyObject *block_buffers(struct session *session, af_off block) {
+/* The out-of-band buffers of a block: views that pin it (object store), or copies (a message's block). `pinned`: the pin
+ * that there is already, or NULL. */
+static PyObject *block_buffers(struct session *session, af_off block, PyObject *pinned) {
   struct af_client *client = &session->client;
   struct af_object *object = AF_AT(client, struct af_object, block);
   const uint64_t *table = (const uint64_t *)((const af_off *)(object + 1) + object->references);
   PyObject *pin = NULL, *whole = NULL;
   if (object->block.kind == AF_KIND_OBJECT) {
-    if (!(pin = hot_pin(session, block))) return NULL;
-    whole = PyMemoryView_FromObject(pin);
-    Py_DECREF(pin);
+    if (!pinned && !(pin = hot_pin(session, block))) return NULL;
+    whole = PyMemoryView_FromObject(pinned ? pinned : pin);
+    Py_XDECREF(pin);
     if (!whole) return NULL;
   }
   PyObject *list = PyList_New((Py_ssize_t)object->buffers);
@@ -90,9 +92,9 @@ static PyObject *block_buffers(struct session *session, af_off block) {
   return list;
 }
 
-static PyObject *load_block(struct session *session, af_off block, struct loading *context) {
+static PyObject *load_block(struct session *session, af_off block, PyObject *pinned, struct loading *context) {
   struct af_object *object = AF_AT(&session->client, struct af_object, block);
-  PyObject *buffers = object->buffers ? block_buffers(session, block) : NULL;
+  PyObject *buffers = object->buffers ? block_buffers(session, block, pinned) : NULL;
   if (object->buffers && !buffers) return NULL;
   PyObject *value = loads(session->client.base + block + object->pickle_offset, (size_t)object->pickle_bytes, buffers, context);
   Py_XDECREF(buffers);
@@ -104,8 +106,11 @@ PyObject *hot_load_error(struct session *session, af_off cell) {
   const af_off *refs;
   uint32_t count;
   if (AF_AT(&session->client, struct af_cell, cell)->value_format != HOT_ERROR) Py_RETURN_NONE;
-  const uint8_t *data = hot_value_bytes(session, cell, &bytes, &refs, &count);
+  struct hot_value value;
+  if (hot_value_open(session, cell, &value) < 0) return NULL;
+  const uint8_t *data = hot_value_bytes(session, cell, &value, &bytes, &refs, &count);
   PyObject *encoded = PyBytes_FromStringAndSize((const char *)data, (Py_ssize_t)bytes);
+  Py_XDECREF(value.pin);
   PyObject *error = encoded ? PyObject_CallFunctionObjArgs(hot.decode_error, encoded, NULL) : NULL;
   Py_XDECREF(encoded);
   return error;
@@ -118,22 +123,30 @@ static PyObject *raise_error(struct session *session, af_off cell) {
   return NULL;
 }
 
-PyObject *hot_load(struct session *session, af_off cell) {
-  struct af_cell *self = AF_AT(&session->client, struct af_cell, cell);
+static PyObject *load_value(struct session *session, af_off cell, const struct hot_value *value) {
+  uint8_t format = AF_AT(&session->client, struct af_cell, cell)->value_format;
   size_t bytes;
   struct loading context = {.session = session};
-  switch (self->value_format) {
+  const uint8_t *data = hot_value_bytes(session, cell, value, &bytes, &context.references, &context.count);
+  switch (format) {
+    case HOT_RAW: return PyBytes_FromStringAndSize((const char *)data, (Py_ssize_t)bytes);
+    case HOT_PICKLE: return loads(data, bytes, NULL, &context);
+    case HOT_PACKED: return load_block(session, value->block, value->pin, &context);
+    default: return PyErr_Format(PyExc_SystemError, "actorflow: unknown value format %d", (int)format);
+  }
+}
+
+PyObject *hot_load(struct session *session, af_off cell) {
+  struct hot_value value;
+  switch (AF_AT(&session->client, struct af_cell, cell)->value_format) {
     case HOT_NONE: Py_RETURN_NONE;
     case HOT_ERROR: return raise_error(session, cell);
     default: break;
   }
-  const uint8_t *data = hot_value_bytes(session, cell, &bytes, &context.references, &context.count);
-  switch (self->value_format) {
-    case HOT_RAW: return PyBytes_FromStringAndSize((const char *)data, (Py_ssize_t)bytes);
-    case HOT_PICKLE: return loads(data, bytes, NULL, &context);
-    case HOT_PACKED: return load_block(session, self->value, &context);
-    default: return PyErr_Format(PyExc_SystemError, "actorflow: unknown value format %d", (int)self->value_format);
-  }
+  if (hot_value_open(session, cell, &value) < 0) return NULL;
+  PyObject *loaded = load_value(session, cell, &value);
+  Py_XDECREF(value.pin);
+  return loaded;
 }
 
 static PyObject *arguments_pair(PyObject *loaded, bool keywords) {
@@ -153,7 +166,7 @@ PyObject *hot_load_arguments(struct session *session, af_off cell) {
   uint32_t behind = self->returns + (self->flags & HOT_CELL_FUNCTION ? 1 : 0);
   struct loading context = {session, references + before, self->references - before - behind, references, self->arguments};
   PyObject *loaded;
-  if (self->format == HOT_ARGS_BLOCK) loaded = load_block(session, references[self->references - behind - 1], &context);
+  if (self->format == HOT_ARGS_BLOCK) loaded = load_block(session, references[self->references - behind - 1], NULL, &context);
   else loaded = loads(af_cell_bytes(client, cell), self->bytes, NULL, &context);
   return arguments_pair(loaded, self->flags & HOT_CELL_KEYWORDS);
 }

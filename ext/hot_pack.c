@@ -225,9 +225,8 @@ static int store_full(struct af_client *client, int status, uint64_t bytes) {
   return -1;
 }
 
-static int allocate_block(struct session *session, uint64_t bytes, af_off *block, uint32_t *index) {
+static int allocate_once(struct session *session, uint64_t bytes, bool large, af_off *block, uint32_t *index) {
   struct af_client *client = &session->client;
-  bool large = bytes - sizeof(struct af_object) > HOT_INLINE_BYTES;
   uint32_t outer = af_op_begin(client, AF_OP_CREATE);
   int status = large ? af_extent_allocate(client, bytes, block)
                      : af_heap_allocate(client, (uint32_t)bytes, AF_KIND_BYTES, AF_MESSAGES, block);
@@ -238,8 +237,18 @@ static int allocate_block(struct session *session, uint64_t bytes, af_off *block
   }
   status = hot_record(session, status, *block, index);
   af_op_end(client, outer);
+  return status;
+}
+
+static int allocate_block(struct session *session, uint64_t bytes, af_off *block, uint32_t *index) {
+  bool large = bytes - sizeof(struct af_object) > HOT_INLINE_BYTES;
+  struct hot_room room = {0};
+  int status = allocate_once(session, bytes, large, block, index), waited = 1;
+  while (status == AF_FULL && large && (waited = hot_wait_room(session, bytes, &room)) > 0)
+    status = allocate_once(session, bytes, large, block, index);
+  if (waited < 0) return -1;
   if (status == AF_OK) return 0;
-  if (large) return store_full(client, status, bytes);
+  if (large) return store_full(&session->client, status, bytes);
   hot_raise(status, "messages");
   return -1;
 }

@@ -151,11 +151,14 @@ static PyObject *reference_raw(PyObject *object, PyObject *unused) {
   size_t bytes;
   const af_off *refs;
   uint32_t count;
-  const uint8_t *data = hot_value_bytes(self->session, self->block, &bytes, &refs, &count);
-  PyObject *list = data ? holds_list(self->session, refs, count) : NULL;
-  if (!list) return NULL;
+  struct hot_value value;
+  if (hot_value_open(self->session, self->block, &value) < 0) return NULL;
+  const uint8_t *data = hot_value_bytes(self->session, self->block, &value, &bytes, &refs, &count);
+  PyObject *list = holds_list(self->session, refs, count), *raw = NULL;
   int format = AF_AT(&self->session->client, struct af_cell, self->block)->value_format;
-  return Py_BuildValue("(iy#N)", format, (const char *)data, (Py_ssize_t)bytes, list);
+  if (list) raw = Py_BuildValue("(iy#N)", format, (const char *)data, (Py_ssize_t)bytes, list);
+  Py_XDECREF(value.pin);
+  return raw;
 }
 
 /* -- Pin -- */
@@ -164,6 +167,10 @@ PyObject *hot_pin(struct session *session, af_off block) {
   uint32_t index;
   int status = af_hold_take(&session->client, block, &index);
   if (status != AF_OK) return hot_raise(status, "messages: no room in the hold table");
+  return hot_pin_recorded(session, block, index);
+}
+
+PyObject *hot_pin_recorded(struct session *session, af_off block, uint32_t index) {
   struct hold *pin = (struct hold *)hot_hold_new(hot.pin_type, session, block, index);
   if (!pin) return NULL;
   session->pins++;

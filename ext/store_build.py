@@ -79,26 +79,59 @@ void af_store_segment_read(const struct af_client *client, struct af_store_segme
 void af_heap_trim(struct af_client *client);
 void af_heap_punch(struct af_client *node, uint32_t keep);
 
+/* spilling: the node */
+struct af_spill_candidate { af_off block; uint32_t generation, used; uint64_t bytes; };
+struct af_spill_pins { uint32_t cell_hold, block_hold; uint64_t bytes; af_off copy; };
+void af_store_spill_open(struct af_client *node, af_off mailbox, uint32_t wait_ms);
+uint64_t af_store_room_wanted(struct af_client *node);
+void af_store_room_quiet(struct af_client *node);
+void af_store_spill_failed(struct af_client *node, const char *path, uint64_t free_bytes);
+uint32_t af_spill_pick(struct af_client *node, struct af_spill_candidate *candidates, uint32_t most, uint64_t least);
+int af_spill_begin(struct af_client *node, af_off block, uint32_t generation, struct af_spill_pins *pins);
+int af_spill_commit(struct af_client *node, const struct af_spill_pins *pins, af_off *spilled);
+void af_spill_abort(struct af_client *node, const struct af_spill_pins *pins);
+int af_restore_begin(struct af_client *node, af_off spilled, struct af_spill_pins *pins);
+void af_restore_commit(struct af_client *node, af_off spilled, const struct af_spill_pins *pins);
+void af_restore_fail(struct af_client *node, af_off spilled, int failure);
+uint32_t af_spill_asked(struct af_client *node, af_off *asked, uint32_t most);
+uint32_t af_spill_returned(struct af_client *node, af_off *returned, uint32_t most);
+void af_spill_free(struct af_client *node, af_off spilled);
+void af_room_ring(struct af_client *client);
+uint64_t af_store_spilled_bytes(struct af_client *node, af_off spilled);
+uint8_t *af_store_pinned(struct af_client *node, const struct af_spill_pins *pins);
+int af_store_disk_write(int fd, const uint8_t *data, uint64_t bytes, uint64_t offset, uint64_t *sum);
+int af_store_disk_read(int fd, uint8_t *data, uint64_t bytes, uint64_t offset, uint64_t *sum);
+uint64_t af_store_disk_sum(const uint8_t *data, uint64_t bytes);
+uint32_t af_store_object_header_bytes(void);
+
 /* this process */
 int af_store_subreaper(void);
 int af_store_has_futex(void);
+int af_store_punch(int fd, uint64_t offset, uint64_t bytes);
 """
 
 SOURCE = """
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
+
 #include "af.h"
 #include "audit.h"
 #include "block.h"
 #include "cell.h"
 #include "coroner.h"
+#include "disk.h"
 #include "extent.h"
 #include "heap.h"
 #include "mailbox.h"
 #include "points.h"
 #include "segment.h"
 #include "slot.h"
+#include "spill.h"
 #include "wait.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <limits.h>
 #include <linux/futex.h>
 #include <string.h>
@@ -220,8 +253,51 @@ static void af_store_segment_read(const struct af_client *client, struct af_stor
   facts->object_bytes_used = atomic_load_explicit(&header->object_bytes_used, memory_order_relaxed);
 }
 
+/* From now on who lacks room or a value that was spilled rings the listener of that mailbox. */
+static void af_store_spill_open(struct af_client *node, af_off mailbox, uint32_t wait_ms) {
+  af_watch watch = atomic_load(&AF_AT(node, struct af_mailbox, mailbox)->listener);
+  atomic_store(&node->header->spill_watch, watch);
+  atomic_store(&node->header->room_wait_ms, wait_ms);
+}
+
+static uint64_t af_store_room_wanted(struct af_client *node) { return atomic_exchange(&node->header->room_wanted, 0); }
+static void af_store_room_quiet(struct af_client *node) { atomic_store(&node->header->room_waited, 0); }
+
+/* Tells those who wait for room that nothing can be written; each of them was refused once more before it looks. */
+static void af_store_spill_failed(struct af_client *node, const char *path, uint64_t free_bytes) {
+  struct af_header *header = node->header;
+  strncpy(header->spill_path, path, sizeof header->spill_path - 1);
+  atomic_store(&header->spill_free_bytes, free_bytes);
+  atomic_fetch_add(&header->spill_failures, 1);
+  af_room_ring(node);
+}
+
+static uint8_t *af_store_pinned(struct af_client *node, const struct af_spill_pins *pins) {
+  return node->base + af_hold_block(node, pins->block_hold);
+}
+
+static uint64_t af_store_spilled_bytes(struct af_client *node, af_off spilled) {
+  return sizeof(struct af_object) + AF_AT(node, struct af_spilled, spilled)->bytes;
+}
+
+#define HEADER_BYTES ((uint32_t)sizeof(struct af_object))
+static uint32_t af_store_object_header_bytes(void) { return HEADER_BYTES; }
+static int af_store_disk_write(int fd, const uint8_t *data, uint64_t bytes, uint64_t offset, uint64_t *sum) {
+  return af_disk_write(fd, data, bytes, offset, HEADER_BYTES, sum);
+}
+static int af_store_disk_read(int fd, uint8_t *data, uint64_t bytes, uint64_t offset, uint64_t *sum) {
+  return af_disk_read(fd, data, bytes, offset, HEADER_BYTES, sum);
+}
+static uint64_t af_store_disk_sum(const uint8_t *data, uint64_t bytes) {
+  return af_disk_sum(data + HEADER_BYTES, bytes - HEADER_BYTES);
+}
+
 static int af_store_subreaper(void) {
   return prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0 ? AF_OK : AF_SYSTEM;
+}
+
+static int af_store_punch(int fd, uint64_t offset, uint64_t bytes) {
+  return fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)offset, (off_t)bytes);
 }
 
 static int af_store_has_futex(void) {

@@ -361,6 +361,7 @@ def configure() -> None:
         decode_error=failures.decode_error,
         unloadable=failures.unloadable,
         reference=ObjectRef,
+        storage_error=failures.storage_error,
     )
 
 

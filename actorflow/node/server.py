@@ -24,6 +24,7 @@ from actorflow.node.cancelling import Cancellations
 from actorflow.node.clients import Clients, Driver
 from actorflow.node.control import Control
 from actorflow.node.coroner import Coroner
+from actorflow.node.disks import open_disks
 from actorflow.node.forks import Forks
 from actorflow.node.groups import Groups
 from actorflow.node.jobs import Job, Show
@@ -31,8 +32,10 @@ from actorflow.node.log import warn
 from actorflow.node.orphans import end_descendants
 from actorflow.node.output import Output
 from actorflow.node.scheduling import Scheduling
+from actorflow.node.spiller import Spiller
 from actorflow.node.workers import Worker, Workers
 from actorflow.node.zygote_link import ZygoteLink
+from actorflow.shm.spill import SpillStore
 from actorflow.shm.store import Store
 from actorflow.shm.titles import Titles
 from actorflow.wire import messages
@@ -80,6 +83,8 @@ class Node:
         self.groups = Groups(total, self.node_id, self.scheduling, self.actors, self._coroner, self.tell)
         self.control = Control(self._coroner.encode)
         self.cancellations = Cancellations(loop, self.workers)
+        disks = open_disks(settings.spill_directories, self.node_id)
+        self._spiller = Spiller(loop, self._port, self.store, SpillStore(_hot.client_address()), disks)
 
     # -- life
 
@@ -96,6 +101,7 @@ class Node:
     def _begin(self) -> None:
         self._zygote.listen(self.workers)
         self._port.listen(self.control.mailbox, self.control.serve)
+        self._spiller.start()
         _hot.publish_node_mailbox(self.control.mailbox)
 
     async def run(self) -> str:
@@ -117,6 +123,7 @@ class Node:
     async def _end(self, reason: str) -> None:
         """Ends everything: first what can end by itself, then the rest by force."""
         self._coroner.stop()
+        self._spiller.stop()
         self.forks.stop()
         self._clients.say_goodbye(reason)
         _hot.stop_node()

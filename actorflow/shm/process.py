@@ -34,3 +34,8 @@ def missing_features() -> list[str]:
     if not lib.af_store_has_futex():
         missing.append("futex")
     return missing
+
+
+def punch_hole(descriptor: int, offset: int, size_bytes: int) -> bool:
+    """Gives the disk under a part of a file back. False: its file system cannot do that."""
+    return bool(lib.af_store_punch(descriptor, offset, size_bytes) == 0)

@@ -14,8 +14,18 @@ from typing import Any, TypeVar
 
 import msgpack
 
-from actorflow.errors import ActorflowError, DeserializationError, InternalError, RemoteFailure, TaskError
+from actorflow.errors import (
+    ActorflowError,
+    DeserializationError,
+    InternalError,
+    ObjectLostError,
+    ObjectStoreFullError,
+    OutOfDiskError,
+    RemoteFailure,
+    TaskError,
+)
 from actorflow.exception_parts import own_state, rebuild, safe_text, type_name
+from actorflow.ids import hex_of
 from actorflow.runtime_env import environment
 from actorflow.wire import pickling
 
@@ -106,6 +116,29 @@ def unloadable(error: BaseException) -> BaseException:
     explained = DeserializationError(pid=os.getpid(), reason=reason)
     explained.__cause__ = error
     return explained
+
+
+def storage_error(
+    kind: str,
+    name: tuple[int, int],
+    size_bytes: int,
+    used_bytes: int,
+    capacity_bytes: int,
+    path: str,
+    free_bytes: int,
+) -> BaseException:
+    """What is raised where an object cannot be put, or not be brought back from disk; `kind` as in ext/hot_spill.c."""
+    if kind == "full":
+        return ObjectStoreFullError(
+            size_bytes=size_bytes, used_bytes=used_bytes, capacity_bytes=capacity_bytes
+        )
+    if kind == "disk":
+        return OutOfDiskError(path=path, free_bytes=free_bytes)
+    reasons = {
+        "unreadable": "the file that it was spilled to cannot be read",
+        "corrupt": "the file that it was spilled to has other bytes than were written",
+    }
+    return ObjectLostError(object_id=hex_of(name), reason=reasons[kind])
 
 
 def remote_traceback(error: BaseException) -> str:

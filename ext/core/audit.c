@@ -148,6 +148,8 @@ static void lists_mark(struct recount *recount) {
     broken_note(recount, header->spans);
   list_mark(recount, atomic_load_explicit(&header->extent_returned, memory_order_acquire), header->objects,
             recount->client->size_bytes, AF_PAGE, false);
+  list_mark(recount, atomic_load_explicit(&header->spill_returned, memory_order_acquire), header->heap,
+            header->objects, AF_LINE, false);
 }
 
 typedef void (*block_visit)(struct recount *recount, af_off block);

@@ -9,6 +9,7 @@
 #include "mailbox.h"
 #include "points.h"
 #include "slot.h"
+#include "spill.h"
 
 static inline struct af_block *block_at(const struct af_client *client, af_off block) {
   return AF_AT(client, struct af_block, block);
@@ -51,11 +52,11 @@ static void each_of_list(struct af_client *client, af_off member, af_visit visit
 
 static void each_of_cell(struct af_client *client, af_off block, af_visit visit, void *context) {
   struct af_cell *cell = AF_AT(client, struct af_cell, block);
-  af_off references = block + sizeof *cell;
+  af_off references = block + sizeof *cell, value = af_value_block(client, block);
   each_of(client, block, references, cell->references, visit, context);
-  if (cell->value == 0 && (cell->references == 0 || cell->value_place != 0))
+  if (value == 0 && (cell->references == 0 || cell->value_place != 0))
     each_of(client, block, references + cell->value_place * sizeof(af_off), cell->value_refs, visit, context);
-  visit_one(visit, context, cell->value);
+  visit_one(visit, context, value);
   each_of_list(client, af_cell_followers(client, block), visit, context);
 }
 
@@ -102,6 +103,13 @@ static void each_of_lane(struct af_client *client, af_off block, af_visit visit,
 static void each_of_object(struct af_client *client, af_off block, af_visit visit, void *context) {
   struct af_object *object = AF_AT(client, struct af_object, block);
   each_of(client, block, block + sizeof *object, object->references, visit, context);
+  if (object->block.kind == AF_KIND_OBJECT)
+    visit_one(visit, context, object->copy);
+}
+
+static void each_of_spilled(struct af_client *client, af_off block, af_visit visit, void *context) {
+  struct af_spilled *spilled = AF_AT(client, struct af_spilled, block);
+  each_of(client, block, block + sizeof *spilled, spilled->references, visit, context);
 }
 
 void af_block_each(struct af_client *client, af_off block, af_visit visit, void *context) {
@@ -112,6 +120,9 @@ void af_block_each(struct af_client *client, af_off block, af_visit visit, void 
   case AF_KIND_BYTES:
   case AF_KIND_OBJECT:
     each_of_object(client, block, visit, context);
+    break;
+  case AF_KIND_SPILLED:
+    each_of_spilled(client, block, visit, context);
     break;
   case AF_KIND_MAILBOX:
     each_of_mailbox(client, block, visit, context);
@@ -181,7 +192,9 @@ static void actor_abandon(struct af_client *client, af_off block) {
 }
 
 static inline void block_give_back(struct af_client *client, af_off block) {
-  if (block < client->header->objects)
+  if (block_kind(block_at(client, block)) == AF_KIND_SPILLED)
+    af_spill_return(client, block);
+  else if (block < client->header->objects)
     af_heap_free(client, block);
   else
     af_extent_free(client, block);

@@ -234,13 +234,23 @@ static void op_cell_set(struct af_client *client, af_off cell) {
   atomic_store_explicit(&client->slot->op_cell, cell, memory_order_release);
 }
 
+static void value_link(struct af_client *client, af_off cell, af_off value) {
+  cell_at(client, cell)->value = value;
+  if (value >= client->header->objects) {
+    struct af_object *object = AF_AT(client, struct af_object, value);
+    object->cell_generation = af_block_generation(client, cell);
+    object->used = __atomic_load_n(&client->header->extent_generation, __ATOMIC_RELAXED);
+    __atomic_store_n(&object->cell, cell, __ATOMIC_RELEASE); /* SYNC POINT owner */
+  }
+}
+
 int af_cell_complete(struct af_client *client, af_off cell, af_off value, uint32_t references, uint32_t bytes,
                      uint8_t format) {
   struct af_cell *of = cell_at(client, cell);
   uint32_t outer = af_op_begin(client, AF_OP_COMPLETE);
   int status = is_own(client, of) ? AF_OK : AF_FENCED;
   if (status == AF_OK) {
-    of->value = value;
+    value_link(client, cell, value);
     of->value_bytes = bytes;
     of->value_refs = value == 0 ? references : 0;
     of->value_format = format;

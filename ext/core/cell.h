@@ -40,7 +40,8 @@ struct af_cell {
   _Atomic uint64_t state;
   _Atomic af_watch watch;
   _Atomic af_off followers; /* list through block.next, owned; af_cell_followers */
-  af_off value;          /* owned block with the result's bytes; 0: they are in this block behind the struct */
+  af_off value;          /* owned block with the result's bytes; 0: they are in this block behind the struct. Once DONE,
+                          * the node may exchange an object for a spilled one and back: read it by spill.h */
   uint32_t value_bytes;  /* length (in a cell or BYTES block) */
   uint32_t value_refs;   /* references at the start of the value, af_off each, counted */
   /* the call */
@@ -80,6 +81,10 @@ struct af_object {       /* AF_KIND_OBJECT and AF_KIND_BYTES: references, then t
   uint32_t references;   /* counted af_off at the start */
   uint32_t buffers;      /* then that many (offset from the block, length) pairs of uint64 */
   uint64_t pickle_offset, pickle_bytes; /* offset from the block */
+  af_off cell;           /* OBJECT: the cell whose value it is, not counted; 0: none (spill.h) */
+  uint32_t cell_generation;
+  uint32_t used;         /* OBJECT: objects that had been made when it was last read; a hint */
+  af_off copy;           /* OBJECT: owned, the SPILLED block that it was brought back from; 0: it was never on disk */
 };
 
 /* The call of an entry of a list of followers or of ready calls; 0: a watcher. */

@@ -9,6 +9,7 @@
 #include "cell.h"
 #include "points.h"
 #include "slot.h"
+#include "spill.h"
 
 #define LOOK_MOST 32                /* extents of the own bin looked at before a larger one is split */
 #define LOCK_SPINS 200
@@ -257,8 +258,9 @@ void af_extent_unlock_dead(struct af_client *node, uint32_t slot, uint32_t epoch
 
 /* Generations have 31 bits here, in the block as in the entry. */
 static uint32_t generation_next(struct af_header *header) {
-  header->extent_generation = (header->extent_generation + 1) & 0x7fffffff;
-  return header->extent_generation;
+  uint32_t next = (header->extent_generation + 1) & 0x7fffffff;
+  __atomic_store_n(&header->extent_generation, next, __ATOMIC_RELAXED); /* read without the lock as a clock: spill.c */
+  return next;
 }
 
 /* The header is whole before the extent is used: what lay in these pages before is never taken for one. */
@@ -343,6 +345,7 @@ void af_extent_free(struct af_client *client, af_off block) {
   returned_push(client, block);
   if (extent_try_lock(client))
     extent_unlock(client);
+  af_room_ring(client);
   af_op_end(client, outer);
 }
 

@@ -51,6 +51,17 @@ struct af_header { /* written by the node at creation; the atomics as said */
   _Atomic uint32_t extent_dirty;               /* 1 while bins change; a holder that finds it set rebuilds them */
   uint64_t wilderness_page;                    /* pages from here on were never used */
   uint32_t bins[40];                           /* first page + 1 of a free extent of 2^i.. pages; 0: none */
+  /* spilling, see spill.h; hints but for spill_returned */
+  _Alignas(AF_LINE) _Atomic uint64_t spill_watch; /* node, at its start: where it is rung; 0: nothing is spilled */
+  _Atomic af_off spill_returned;               /* spilled values that nobody counts; anyone pushes, the node takes all */
+  _Atomic uint64_t room_wanted;                /* the most that one who waits wants; raised by them, taken by the node */
+  _Atomic uint32_t room_waited;                /* 1: somebody waits (set by it, cleared by the node once that is over) */
+  _Atomic uint32_t room_bell;                  /* futex: goes up when an object was freed while somebody waits */
+  _Atomic uint32_t room_wait_ms;               /* node: how long without any progress one waits */
+  _Atomic uint32_t spill_failures;             /* node: how often it could not write */
+  _Atomic uint64_t spill_free_bytes;           /* node: of the disk, at the last failure */
+  char spill_path[256];                        /* node: where, at the last failure */
+  _Atomic af_off spill_asked[64];              /* AF_SPILL_ASKED places: spilled values that are wanted */
 };
 
 /* Creates, seals and maps; fills *client as the node's own (slot 0, live). errno on AF_SYSTEM. */

@@ -127,8 +127,8 @@ def test_an_object_larger_than_the_store() -> None:
         af.get(too_much.remote())
 
 
-def test_a_full_store_has_room_again_once_refs_are_dropped() -> None:
-    refs = [af.put(np.zeros(STORE_BYTES // 10, dtype=np.uint8)) for _ in range(9)]
+def test_a_store_full_of_what_is_used_has_room_again_once_that_is_dropped() -> None:
+    refs = [af.get(af.put(np.zeros(STORE_BYTES // 10, dtype=np.uint8))) for _ in range(9)]
     with pytest.raises(af.ObjectStoreFullError) as caught:
         af.put(np.zeros(STORE_BYTES // 5, dtype=np.uint8))
     assert caught.value.used_bytes > STORE_BYTES // 2

@@ -1,0 +1,103 @@
+/* hot_spill.c - waits for the object store: for room in it, and for a value that lies on disk.
+ *
+ * Both ask the node (ext/core/spill.h) and sleep on a futex without the GIL, at most 100 ms at a time, as every wait here
+ * does. A task that waits keeps its CPU: another one started meanwhile would want room, too, and hold some. */
+#include "hot.h"
+
+#define SLEEP_NS ((uint64_t)AF_SLEEP_MS * 1000000u)
+#define ROOM_TURNS 20 /* a writer whom others overtake waits at most so many times as long as one without any progress */
+
+static const char *const failures[] = {
+    [AF_SPILL_NONE] = "", [AF_SPILL_NO_ROOM] = "full", [AF_SPILL_UNREADABLE] = "unreadable", [AF_SPILL_CORRUPT] = "corrupt"};
+
+/* Raises what the configured function makes of a failure: full, disk, unreadable, corrupt. */
+static int storage_error(struct af_client *client, const char *kind, af_off cell, uint64_t bytes) {
+  const struct af_header *header = client->header;
+  PyObject *error = NULL;
+  if (hot.storage_error)
+    error = PyObject_CallFunction(hot.storage_error, "s(KI)KKKsK", kind, (unsigned long long)cell,
+                                  cell ? af_block_generation(client, cell) : 0, (unsigned long long)bytes,
+                                  (unsigned long long)atomic_load(&header->object_bytes_used),
+                                  (unsigned long long)header->page_count * AF_PAGE, header->spill_path,
+                                  (unsigned long long)atomic_load(&header->spill_free_bytes));
+  else PyErr_Format(PyExc_RuntimeError, "object store: %s", kind);
+  if (error) PyErr_SetObject((PyObject *)Py_TYPE(error), error);
+  Py_XDECREF(error);
+  return -1;
+}
+
+/* One sleep on a futex of the segment. -1: an exception is set. */
+static int sleep_on(struct session *session, const _Atomic uint32_t *word, uint32_t seen) {
+  int status;
+  session_enter_wait(session);
+  Py_BEGIN_ALLOW_THREADS
+  status = af_futex_wait(word, seen, SLEEP_NS);
+  Py_END_ALLOW_THREADS
+  if (!session_leave_wait(session)) return -1;
+  return hot_after_sleep(session, status);
+}
+
+static int room_sleep(struct session *session, struct hot_room *room) {
+  struct af_header *header = session->client.header;
+  if (sleep_on(session, &header->room_bell, room->bell) < 0) return -1;
+  uint32_t bell = atomic_load(&header->room_bell);
+  if (bell != room->bell) room->since_ns = af_now_ns();
+  room->bell = bell;
+  return 0;
+}
+
+int hot_wait_room(struct session *session, uint64_t bytes, struct hot_room *room) {
+  struct af_header *header = session->client.header;
+  uint64_t limit_ns = (uint64_t)atomic_load(&header->room_wait_ms) * 1000000u, now = af_now_ns();
+  if (limit_ns == 0 || session->client.slot_index == 0) return 0;
+  if (room->begin_ns == 0) { /* asks, and looks once more before it sleeps */
+    *room = (struct hot_room){now, now, atomic_load(&header->room_bell), atomic_load(&header->spill_failures)};
+    af_room_ask(&session->client, bytes);
+    return 1;
+  }
+  if (atomic_load(&header->spill_failures) != room->failures) return storage_error(&session->client, "disk", 0, bytes);
+  if (now - room->since_ns > limit_ns || now - room->begin_ns > ROOM_TURNS * limit_ns) return 0;
+  if (room_sleep(session, room) < 0) return -1;
+  af_room_ask(&session->client, bytes);
+  return 1;
+}
+
+/* Until the node has brought it back, or could not. */
+static int restored_wait(struct session *session, af_off spilled) {
+  struct af_client *client = &session->client;
+  struct af_spilled *of = AF_AT(client, struct af_spilled, spilled);
+  uint32_t turn = atomic_load(&of->turn);
+  if (af_value_word(client, of->cell) != (spilled | AF_VALUE_SPILLED)) return 0;
+  while (atomic_load(&of->turn) == turn) {
+    af_spill_ask(client, spilled); /* again after each sleep: a ring may be lost */
+    if (sleep_on(session, &of->turn, turn) < 0) return -1;
+  }
+  uint32_t failure = atomic_load(&of->failure);
+  if (failure == AF_SPILL_NONE) return 0;
+  return storage_error(client, failures[failure < 4 ? failure : AF_SPILL_CORRUPT], of->cell, of->bytes);
+}
+
+int hot_value_open(struct session *session, af_off cell, struct hot_value *value) {
+  struct af_client *client = &session->client;
+  uint32_t index;
+  bool is_spilled;
+  value->pin = NULL;
+  value->block = af_value_word(client, cell);
+  if (!af_value_moves(client, value->block)) return 0;
+  for (;;) {
+    int status = af_value_hold(client, cell, &value->block, &is_spilled, &index);
+    if (status != AF_OK) { hot_raise(status, "messages: no room in the hold table"); return -1; }
+    if (!is_spilled) break;
+    if (client->slot_index == 0) { /* the node would wait for itself */
+      af_hold_drop(client, index);
+      hot_raise(AF_BUSY, "a value on disk, wanted by the node");
+      return -1;
+    }
+    status = restored_wait(session, value->block);
+    if (!hot_live(session)) return -1; /* detached: the holds are gone */
+    af_hold_drop(client, index);
+    if (status < 0) return -1;
+  }
+  value->pin = hot_pin_recorded(session, value->block, index);
+  return value->pin ? 0 : -1;
+}
