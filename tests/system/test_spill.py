@@ -67,6 +67,14 @@ def running_workers() -> list[int]:
     return [slot.pid for slot in Store(_hot.client_address()).slots(Role.WORKER) if slot.running]
 
 
+def kill_until_done(ref: Any) -> bool:
+    """Kills what runs now; of those that are settled late it may have been killed before."""
+    for pid in running_workers():
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    return bool(ref.is_done())
+
+
 def spill_files() -> list[str]:
     """The node's files without a name."""
     folder = Path("/proc", str(node_process().pid), "fd")
@@ -234,10 +242,7 @@ def test_a_worker_killed_while_it_waits_for_a_value(start: Any) -> None:
         refs = [af.put(piece(i)) for i in range(PIECES)]
         for _ in range(5):
             running = read_all.remote(refs)
-            wait_until(lambda: bool(running_workers()), 20, "it runs")
-            for pid in running_workers():
-                with suppress(ProcessLookupError):  # killed in the last round, not yet settled
-                    os.kill(pid, signal.SIGKILL)
+            wait_until(functools.partial(kill_until_done, running), 20, "it was killed")
             with pytest.raises(af.WorkerCrashedError):
                 af.get(running)
         assert all(np.array_equal(af.get(ref), piece(i)) for i, ref in enumerate(refs))
