@@ -8,6 +8,7 @@ from actorflow.client.cancelling import cancel
 from actorflow.client.cluster import available_resources, cluster_resources, get_actor, kill, nodes
 from actorflow.client.context import RuntimeContext, get_gpu_ids, get_runtime_context
 from actorflow.client.decorator import remote
+from actorflow.client.generators import DynamicObjectRefGenerator, ObjectRefGenerator
 from actorflow.client.handles import ActorHandle, ActorMethod
 from actorflow.client.objects import get, put, wait
 from actorflow.client.refs import ObjectRef
@@ -70,6 +71,8 @@ __all__ = [
     "as_completed",
     "aio",
     "ObjectRef",
+    "ObjectRefGenerator",
+    "DynamicObjectRefGenerator",
     "util",
     # modules under Ray's names
     "actor",

@@ -13,6 +13,13 @@ PACKED: Final = 2  # pickle 5 with out-of-band buffers
 ERROR: Final = 3  # bytes of wire.failures.encode_error
 RAW: Final = 4  # bytes as they are
 
+DYNAMIC: Final = -1  # what a call gives: a reference to a value with references to the items of a generator
+STREAM: Final = -2  # a Stream; STREAM - n: with at most n items that are not taken
+
+STREAM_MORE: Final = 0  # what the executor of a stream finds: go on
+STREAM_FULL: Final = 1  # nothing until an item is taken
+STREAM_UNWANTED: Final = 2  # nobody reads it any more
+
 ORDERED: Final = 1  # mailbox flags
 SHARED: Final = 2
 
@@ -159,7 +166,8 @@ class Target:
         retry: bool | None = None,
         limit_ms: int = 0,
     ) -> Any:
-        """Packs and pushes; returns a reference (returns == 1), None (0) or a list. Top-level references in args and
+        """Packs and pushes; returns a reference (returns == 1 or DYNAMIC), None (0), a list, or a Stream (STREAM or
+        less). Top-level references in args and
         kwargs become dependencies. Over INLINE_BYTES the arguments go through the store. Without credit: waits
         (releasing the GIL) when `block`, else FullError("credit"). ClosedError: closed. `retries`: how often it may be
         run again, -1: always; `retry`: its retry_exceptions, None: what its body says."""
@@ -186,7 +194,9 @@ class Call:
     @property
     def depth(self) -> int: ...
     @property
-    def returns(self) -> int: ...
+    def returns(self) -> int:
+        """How many references it gives; DYNAMIC; STREAM."""
+
     @property
     def function(self) -> tuple[int, int]:
         """Name of the function's cell: the key for a cache."""
@@ -282,6 +292,49 @@ def leave(mailbox: Hold) -> None: ...
 def must_leave() -> bool: ...
 def task_done() -> None: ...
 
+# -- streams ----------------------------------------------------------------------------------------------------------
+@final
+class Stream:
+    """The items of one call, in the process that made it. Its end tells the executor that nobody reads any more."""
+
+    def __init__(self, call: Reference, item: Reference) -> None: ...
+    @property
+    def call(self) -> Any:
+        """A reference to the call's end."""
+
+    @property
+    def item(self) -> Any:
+        """A reference that is done once the next item, or the end, is there. Not the item: take gives that."""
+
+    @property
+    def finished(self) -> bool:
+        """No item is left."""
+
+    def take(self) -> Any:
+        """The next item's reference; None: it is not there yet. StopIteration: there is none. An error is the last."""
+
+    def await_item(self, timeout: float | None) -> None:
+        """Waits as get does until take gives something. TimeoutError; NodeGoneError."""
+
+    def completed(self) -> Any:
+        """The same; the call then runs to its end though its items are not read."""
+
+    def close(self) -> None:
+        """Reads no more."""
+
+def stream_index(call: Call) -> int:
+    """The number of the item that is to be given next: how many an earlier attempt has given."""
+
+def stream_give(call: Call, value: Any) -> int:
+    """Publishes the next item; then as stream_look. Raises as Call.complete."""
+
+def stream_look(call: Call) -> int: ...
+def stream_wait(call: Call) -> int:
+    """Waits 100 ms at most (the GIL released) while it is STREAM_FULL; then as stream_look. Runs signal handlers."""
+
+def stream_end(call: Call) -> None:
+    """No more items; the call itself is still to be completed."""
+
 # -- cancelling -------------------------------------------------------------------------------------------------------
 CANCEL_CHILDREN: Final = 2  # a wish: that the calls made within the call end too
 TOLD_BEFORE: Final = 1  # its code was to begin
@@ -309,6 +362,9 @@ def children(name: tuple[int, int]) -> list[Any]:
 # -- values -----------------------------------------------------------------------------------------------------------
 def put(value: Any) -> Any:
     """A done cell with the value; over INLINE_BYTES in the object store. Returns a reference. Exact bytes are RAW."""
+
+def put_error(data: bytes) -> Any:
+    """A done cell with ERROR bytes."""
 
 def get(reference: Reference, timeout: float | None = None) -> Any:
     """Spins, then sleeps until done (GIL kept for the first 20 us). TimeoutError; NodeGoneError; the stored error."""

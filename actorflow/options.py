@@ -47,6 +47,14 @@ Shape = Pairs[int]  # resources in ten-thousandths; a key for a dict
 Returns = int | Literal["streaming", "dynamic"]
 
 
+_RETURNS_DOC = (
+    "refs that a call gives, 'streaming' or 'dynamic'; by default 1, of generator functions 'streaming'"
+)
+_BACKPRESSURE_DOC = "items of a stream that may be unread before its generator waits; -1: no limit"
+# What Ray calls them.
+_RAY_NAMES = {"_generator_backpressure_num_objects": "generator_backpressure_num_objects"}
+
+
 class SchedulingStrategy:
     """Base of the objects that say where tasks and actors run."""
 
@@ -308,7 +316,8 @@ class Options:
 
     def _take(self, given: dict[str, Any]) -> None:
         rows = self.__dataclass_fields__
-        for name, value in given.items():
+        for given_name, value in given.items():
+            name = _RAY_NAMES.get(given_name, given_name)
             if name not in rows:
                 raise self._unknown(name)
             vars(self)[name] = rows[name].default if value is None else self._checked(rows[name], value)
@@ -361,7 +370,7 @@ class TaskOptions(_Placed):
 
     _noun = "task option"
 
-    num_returns: Returns = _row(1, _num_returns, "refs that a call gives, 'streaming' or 'dynamic'")
+    num_returns: Returns | None = _row(None, _num_returns, _RETURNS_DOC)
     max_retries: int = _row(3, _count_or_endless, "further attempts after a crash; -1: no limit")
     retry_exceptions: bool | tuple[type[BaseException], ...] = _row(
         False, _exceptions, "retry on exceptions too: on all, or on those of these types"
@@ -369,9 +378,7 @@ class TaskOptions(_Placed):
     max_calls: int = _row(0, _count, "calls after which the worker is replaced; 0: no limit")
     name: str | None = _row(None, _word, "the name to show; by default the function's")
     timeout_s: float | None = _row(None, _seconds, "seconds that one attempt may run")
-    generator_backpressure_num_objects: int = _row(
-        -1, _positive_or_endless, "items of a generator that may be unread; -1: no limit"
-    )
+    generator_backpressure_num_objects: int = _row(-1, _positive_or_endless, _BACKPRESSURE_DOC)
 
     def shape(self) -> Shape:
         """What one call takes while it runs."""
@@ -417,7 +424,8 @@ class MethodOptions(Options):
 
     _noun = "method option"
 
-    num_returns: Returns = _row(1, _num_returns, "refs that a call gives, 'streaming' or 'dynamic'")
+    num_returns: Returns | None = _row(None, _num_returns, _RETURNS_DOC)
+    generator_backpressure_num_objects: int = _row(-1, _positive_or_endless, _BACKPRESSURE_DOC)
     concurrency_group: str | None = _row(None, _word, "the group whose limit counts")
     max_task_retries: int | None = _row(
         None, _count_or_endless, "attempts more for a call that was cut off; by default the actor's"

@@ -330,6 +330,8 @@ static int add_constants(PyObject *module) {
                  PyModule_AddIntConstant(module, "PACKED", HOT_PACKED) ||
                  PyModule_AddIntConstant(module, "ERROR", HOT_ERROR) ||
                  PyModule_AddIntConstant(module, "RAW", HOT_RAW) ||
+                 PyModule_AddIntConstant(module, "DYNAMIC", HOT_DYNAMIC) ||
+                 PyModule_AddIntConstant(module, "STREAM", HOT_STREAM) ||
                  PyModule_AddIntConstant(module, "ORDERED", AF_MAILBOX_ORDERED) ||
                  PyModule_AddIntConstant(module, "SHARED", AF_MAILBOX_SHARED) ||
                  PyModule_AddIntConstant(module, "VERSION", AF_VERSION) ||
@@ -342,7 +344,7 @@ PyMODINIT_FUNC PyInit__hot(void) {
   if (!module) return NULL;
   if (add_exceptions(module) < 0 || add_constants(module) < 0 || hot_add_refs(module) < 0 ||
       hot_add_pack(module) < 0 || hot_add_load(module) < 0 || hot_add_target(module) < 0 || hot_add_calls(module) < 0 ||
-      hot_add_cancel(module) < 0 || hot_add_waits(module) < 0 ||
+      hot_add_cancel(module) < 0 || hot_add_stream(module) < 0 || hot_add_waits(module) < 0 ||
       hot_add_board(module) < 0 || hot_add_zygote(module) < 0 || hot_add_print(module) < 0) {
     Py_DECREF(module);
     return NULL;

@@ -21,6 +21,7 @@
 #include "core/segment.h"
 #include "core/slot.h"
 #include "core/spill.h"
+#include "core/stream.h"
 #include "core/wait.h"
 
 #define HOT_INLINE_BYTES (100u * 1024u) /* larger values go to the object store */
@@ -30,13 +31,19 @@
 #define HOT_RESERVE_BYTES 256u          /* room for a result in every call */
 #define HOT_KEPT_RESERVE_BYTES 64u      /* at least so much of it behind arguments that are kept for another attempt */
 
-enum hot_format { HOT_NONE = 0, HOT_PICKLE, HOT_PACKED, HOT_ERROR, HOT_RAW };
+enum hot_format { HOT_NONE = 0, HOT_PICKLE, HOT_PACKED, HOT_ERROR, HOT_RAW, HOT_END /* of a stream */ };
 /* format of a call's arguments (struct af_cell.format) */
 enum hot_arguments { HOT_ARGS_NONE = 0, HOT_ARGS_PICKLE, HOT_ARGS_BLOCK, HOT_ARGS_RAW };
 /* A call's references, in order: arguments' cells | its mailbox | what the arguments refer to | the block with the
- * arguments (HOT_ARGS_BLOCK) | the function | return cells 2..n. struct af_cell.flags says which of them are there. */
+ * arguments (HOT_ARGS_BLOCK) | the function | return cells 2..n, or a
+ * stream's two places. struct af_cell.flags says which of them are there. */
 enum hot_cell_flag { HOT_CELL_FUNCTION = 1, HOT_CELL_MAILBOX = 2, HOT_CELL_KEYWORDS = 4, HOT_CELL_RETRY_ALL = 8,
-                     HOT_CELL_RETRY_NONE = 16 }; /* the last two: retry_exceptions of this call */
+                     HOT_CELL_RETRY_NONE = 16, /* these two: retry_exceptions of this call */
+                     HOT_CELL_STREAM = 32, HOT_CELL_DYNAMIC = 64 };
+/* What a call gives, as Python says it: a number of references; HOT_DYNAMIC: one, to a value that holds references to
+ * the items of a generator; HOT_STREAM or less: a stream, HOT_STREAM - n with at most n items not taken (0: any). */
+#define HOT_DYNAMIC (-1)
+#define HOT_STREAM (-2)
 
 struct target;
 struct session {
@@ -62,7 +69,8 @@ struct hold {
 
 struct hot {
   struct session *session;   /* NULL: detached */
-  PyTypeObject *hold_type, *reference_type, *pin_type, *target_type, *call_type, *board_type, *argument_type;
+  PyTypeObject *hold_type, *reference_type, *pin_type, *target_type, *call_type, *board_type, *argument_type,
+      *stream_type;
   PyTypeObject *made_type;   /* what calls return: reference_type or the subclass given to configure */
   PyObject *dumps, *decode_error, *unloadable, *storage_error; /* configured */
   PyObject *pickle_dumps, *pickle_loads, *protocol, *load_hold, *load_argument, *buffers_name, *empty;
@@ -171,6 +179,7 @@ struct call {            /* one that this process has started */
 enum hot_told { HOT_NOT_TOLD = 0, HOT_TOLD_BEFORE, HOT_TOLD_RUNNING, HOT_TOLD_LIMIT };
 void hot_enter(struct call *call); /* NULL: nothing runs */
 struct call *hot_live_call(PyObject *object);
+af_off hot_call_cell(PyObject *call, struct session **session); /* 0: an exception is set */
 PyObject *hot_call_new(struct session *session, af_off cell, uint32_t index); /* takes over the hold */
 
 /* hot_cancel.c: runs calls so that they can be interrupted, and nothing else. */
@@ -178,7 +187,8 @@ int hot_add_cancel(PyObject *module);
 PyObject *hot_children(struct session *session, af_off parent, uint32_t generation);
 /* PyErr_CheckSignals in the midst of a wait: what is to be interrupted may be so here. */
 int hot_check_signals(void);
-/* hot_zygote.c, hot_wait.c, hot_board.c */
+/* hot_stream.c, hot_zygote.c, hot_wait.c, hot_board.c */
+int hot_add_stream(PyObject *module);
 int hot_add_zygote(PyObject *module);
 int hot_add_print(PyObject *module);
 int hot_add_waits(PyObject *module);

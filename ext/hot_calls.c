@@ -54,6 +54,14 @@ struct call *hot_live_call(PyObject *object) {
   return NULL;
 }
 
+af_off hot_call_cell(PyObject *object, struct session **session) {
+  if (!PyObject_TypeCheck(object, hot.call_type)) { PyErr_SetString(PyExc_TypeError, "expected a Call"); return 0; }
+  struct call *self = hot_live_call(object);
+  if (!self) return 0;
+  *session = self->session;
+  return self->cell;
+}
+
 static PyObject *call_arguments(PyObject *object, PyObject *unused) {
   (void)unused;
   struct call *self = hot_live_call(object);
@@ -157,7 +165,7 @@ static PyObject *call_fail(PyObject *object, PyObject *args) {
   packed.bytes = (uint64_t)PyBytes_Size(packed.data);
   for (Py_ssize_t i = (Py_ssize_t)self->returns; i >= 0; i--) {
     af_off cell = return_cell(self, i);
-    if (i && af_cell_is_done(&self->session->client, cell)) continue;
+    if (i && (cell == 0 || af_cell_is_done(&self->session->client, cell))) continue;
     if (hot_settle(self->session, cell, &packed) < 0) return NULL;
   }
   Py_RETURN_NONE;
@@ -176,7 +184,12 @@ static PyObject *call_retry(PyObject *object, PyObject *unused) {
 
 static PyObject *call_get_method(PyObject *self, void *unused) { (void)unused; return PyLong_FromLong(((struct call *)self)->method); }
 static PyObject *call_get_depth(PyObject *self, void *unused) { (void)unused; return PyLong_FromLong(((struct call *)self)->depth); }
-static PyObject *call_get_returns(PyObject *self, void *unused) { (void)unused; return PyLong_FromUnsignedLong(((struct call *)self)->returns + 1ul); }
+static PyObject *call_get_returns(PyObject *object, void *unused) {
+  (void)unused;
+  struct call *self = (struct call *)object;
+  long returns = self->flags & HOT_CELL_STREAM ? HOT_STREAM : self->flags & HOT_CELL_DYNAMIC ? HOT_DYNAMIC : (long)self->returns + 1;
+  return PyLong_FromLong(returns);
+}
 static PyObject *call_get_attempt(PyObject *self, void *unused) { (void)unused; return PyLong_FromUnsignedLong(((struct call *)self)->attempt + 1ul); }
 static PyObject *call_get_retries(PyObject *self, void *unused) { (void)unused; return PyLong_FromLong(((struct call *)self)->retries); }
 static PyObject *call_get_retry_exceptions(PyObject *object, void *unused) {

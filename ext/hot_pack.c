@@ -357,17 +357,22 @@ PyObject *hot_reference_reduce(PyObject *self, PyObject *unused) {
   return index < 0 ? NULL : Py_BuildValue("(O(n))", hot.load_hold, index);
 }
 
-static PyObject *put_packed(struct session *session, struct packed *packed) {
+/* A cell that is EXPECTED, with room for so many bytes. */
+static PyObject *put_place(struct session *session, uint32_t reserve) {
   af_off cell;
-  uint64_t whole = packed->bytes + (uint64_t)packed->held_count * sizeof(af_off);
-  uint32_t reserve = packed->buffer_count || whole > HOT_INLINE_BYTES ? 0 : (uint32_t)whole;
   uint32_t index, outer = af_op_begin(&session->client, AF_OP_CREATE);
   int status = af_cell_expected_create(&session->client, reserve, &cell);
   status = hot_record(session, status, cell, &index);
   af_op_end(&session->client, outer);
   if (status != AF_OK) return hot_raise(status, "messages");
-  PyObject *reference = hot_hold_new(hot.made_type, session, cell, index);
-  if (reference && hot_settle(session, cell, packed) < 0) Py_CLEAR(reference);
+  return hot_hold_new(hot.made_type, session, cell, index);
+}
+
+static PyObject *put_packed(struct session *session, struct packed *packed) {
+  uint64_t whole = packed->bytes + (uint64_t)packed->held_count * sizeof(af_off);
+  uint32_t reserve = packed->buffer_count || whole > HOT_INLINE_BYTES ? 0 : (uint32_t)whole;
+  PyObject *reference = put_place(session, reserve);
+  if (reference && hot_settle(session, ((struct hold *)reference)->block, packed) < 0) Py_CLEAR(reference);
   return reference;
 }
 
@@ -379,6 +384,16 @@ static PyObject *pack_put(PyObject *module, PyObject *value) {
   PyObject *reference = hot_pack(&packed, value) < 0 ? NULL : put_packed(session, &packed);
   hot_packed_clear(&packed);
   return reference;
+}
+
+static PyObject *pack_put_error(PyObject *module, PyObject *data) {
+  (void)module;
+  struct session *session = hot_session();
+  struct packed packed = {.format = HOT_ERROR, .data = data};
+  if (!session) return NULL;
+  if (!PyBytes_Check(data)) { PyErr_SetString(PyExc_TypeError, "put_error(bytes)"); return NULL; }
+  packed.bytes = (uint64_t)PyBytes_Size(data);
+  return put_packed(session, &packed);
 }
 
 static PyMethodDef argument_methods[] = {{"__reduce__", argument_reduce, METH_NOARGS, NULL}, {NULL, NULL, 0, NULL}};
@@ -393,7 +408,8 @@ static PyType_Spec argument_spec = {"actorflow._hot.Argument", sizeof(struct arg
                                     Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION, argument_slots};
 
 static PyMethodDef functions[] = {
-    {"collect", pack_collect, METH_O, NULL}, {"put", pack_put, METH_O, NULL}, {NULL, NULL, 0, NULL}};
+    {"collect", pack_collect, METH_O, NULL}, {"put", pack_put, METH_O, NULL},
+    {"put_error", pack_put_error, METH_O, NULL}, {NULL, NULL, 0, NULL}};
 
 int hot_add_pack(PyObject *module) {
   PyObject *pickle = PyImport_ImportModule("_pickle");

@@ -82,6 +82,8 @@ struct outgoing {
   uint32_t block_index;
   PyObject **returns;     /* further return cells */
   Py_ssize_t return_count;
+  bool dynamic, stream;   /* stream: the only return is item 0; a place for another is behind it */
+  uint32_t stream_limit;
   PyObject *function, *mailbox; /* borrowed, or NULL */
   uint16_t method;
   int32_t retries;        /* how often it may be run again, -1: always */
@@ -99,7 +101,8 @@ static int make_returns(struct session *session, struct outgoing *out, Py_ssize_
   for (; out->return_count < count; out->return_count++) {
     af_off cell;
     uint32_t index, outer = af_op_begin(&session->client, AF_OP_CREATE);
-    int status = af_cell_expected_create(&session->client, HOT_RESERVE_BYTES, &cell);
+    int status = out->stream ? af_stream_item_create(&session->client, HOT_RESERVE_BYTES, &cell)
+                             : af_cell_expected_create(&session->client, HOT_RESERVE_BYTES, &cell);
     status = hot_record(session, status, cell, &index);
     af_op_end(&session->client, outer);
     if (status != AF_OK) { hot_raise(status, "messages"); return -1; }
@@ -124,9 +127,10 @@ static void fill_call(struct af_client *client, struct af_cell *cell, const stru
   cell->limit_ms = out->limit_ms;
   cell->parent = parent_now;
   cell->parent_generation = parent_generation_now;
-  cell->returns = (uint32_t)out->return_count;
+  cell->returns = (uint32_t)out->return_count + out->stream;
   cell->flags = (uint8_t)(out->flags | (out->function ? HOT_CELL_FUNCTION : 0) | (out->mailbox ? HOT_CELL_MAILBOX : 0) |
-                          (out->packed.keywords ? HOT_CELL_KEYWORDS : 0));
+                          (out->packed.keywords ? HOT_CELL_KEYWORDS : 0) | (out->stream ? HOT_CELL_STREAM : 0) |
+                          (out->dynamic ? HOT_CELL_DYNAMIC : 0));
   cell->format = out->raw ? HOT_ARGS_RAW : out->block ? HOT_ARGS_BLOCK : out->packed.data ? HOT_ARGS_PICKLE : HOT_ARGS_NONE;
   hot_fill(client, references, &count, out->packed.arguments, out->packed.argument_count);
   if (out->mailbox) hot_fill(client, references + count, &count, &out->mailbox, 1);
@@ -138,6 +142,7 @@ static void fill_call(struct af_client *client, struct af_cell *cell, const stru
   }
   if (out->function) hot_fill(client, references + count, &count, (PyObject *const *)&out->function, 1);
   hot_fill(client, references + count, &count, out->returns, out->return_count);
+  if (out->stream) references[count++] = 0;
   cell->references = count;
 }
 
@@ -146,7 +151,7 @@ static int make_call(struct session *session, const struct outgoing *out, af_off
   struct af_client *client = &session->client;
   const struct packed *packed = &out->packed;
   uint32_t references = (uint32_t)(packed->argument_count + packed->held_count + out->held_count + out->return_count +
-                                   (out->mailbox != NULL) + (out->block != 0) + (out->function != NULL));
+                                   (out->mailbox != NULL) + (out->block != 0) + (out->function != NULL) + out->stream);
   size_t bytes = out->raw ? out->raw_bytes : packed->data && !out->block ? (size_t)PyBytes_Size(packed->data) : 0;
   uint32_t outer = af_op_begin(client, AF_OP_CREATE);
   size_t kept = out->retries ? references * sizeof(af_off) + bytes + HOT_KEPT_RESERVE_BYTES : 0;
@@ -155,6 +160,7 @@ static int make_call(struct session *session, const struct outgoing *out, af_off
   if (status == AF_OK) {
     struct af_cell *cell = AF_AT(client, struct af_cell, *block);
     fill_call(client, cell, out);
+    if (out->stream) af_stream_begin(client, *block, out->stream_limit);
     cell->bytes = (uint32_t)bytes;
     af_cell_allow_retries(client, *block, out->retries);
     if (bytes) memcpy(af_cell_bytes(client, *block), out->raw ? out->raw : PyBytes_AsString(packed->data), bytes);
@@ -186,8 +192,16 @@ static int submit(struct target *self, struct session *session, af_off cell, boo
   }
 }
 
+/* Takes the call's reference over. */
+static PyObject *stream_of(struct outgoing *out, PyObject *reference) {
+  PyObject *stream = PyObject_CallFunctionObjArgs((PyObject *)hot.stream_type, reference, out->returns[0], NULL);
+  Py_DECREF(reference);
+  return stream;
+}
+
 static PyObject *results(struct outgoing *out, PyObject *reference, Py_ssize_t returns) {
   if (!reference || returns == 1) return reference;
+  if (out->stream) return stream_of(out, reference);
   if (returns == 0) { Py_DECREF(reference); Py_RETURN_NONE; }
   PyObject *list = PyList_New(returns);
   if (!list || PyList_SetItem(list, 0, reference) < 0) { Py_XDECREF(list); return NULL; }
@@ -232,6 +246,15 @@ static int pack_call(struct session *session, struct outgoing *out, PyObject *ar
   return hot_pack_block(session, &out->packed, NULL, 0, &out->block, &out->block_index);
 }
 
+/* Returns below 0: HOT_DYNAMIC or a stream. Gives how many cells that are. */
+static Py_ssize_t item_by_item(struct outgoing *out, Py_ssize_t returns) {
+  out->dynamic = returns == HOT_DYNAMIC;
+  out->stream = !out->dynamic;
+  if (out->dynamic) return 1;
+  out->stream_limit = (uint32_t)(HOT_STREAM - returns);
+  return 2;
+}
+
 /* retry_exceptions of this call: None, True or False */
 static uint8_t retry_flags(PyObject *retry) {
   return retry == Py_True ? HOT_CELL_RETRY_ALL : retry == Py_False ? HOT_CELL_RETRY_NONE : 0;
@@ -250,6 +273,7 @@ static PyObject *target_call(PyObject *object, PyObject *const *args, Py_ssize_t
   if (count > 7) out.flags = retry_flags(args[7]);
   if (count > 8) out.limit_ms = (uint32_t)PyLong_AsUnsignedLong(args[8]);
   if (PyErr_Occurred()) return NULL;
+  if (returns < 0) returns = item_by_item(&out, returns);
   if (count > 4 && args[4] != Py_None && !hot_hold_of(out.function = args[4], AF_KIND_CELL)) return NULL;
   PyObject *result = pack_call(session, &out, args[1], args[2]) < 0 ? NULL : send_call(self, session, &out, returns, block);
   outgoing_clear(session, &out);

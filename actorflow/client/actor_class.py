@@ -44,7 +44,6 @@ def method(**options: Any) -> Callable[[Any], Any]:
     """Decorates a method of an actor class with options: num_returns, concurrency_group (the name of one that the
     class's option concurrency_groups has), and others of MethodOptions. TypeError, ValueError."""
     checked = MethodOptions(**options)
-    calls.plain_returns(checked.num_returns)
 
     def decorate(function: Any) -> Any:
         setattr(function, METHOD_OPTIONS, checked)
@@ -74,7 +73,7 @@ class ActorClass:
 
     @functools.cached_property
     def _is_async(self) -> bool:
-        return any(is_async(function) for function in self._methods.values())
+        return any(calls.is_async(function) for function in self._methods.values())
 
     def remote(self, *args: Any, **kwargs: Any) -> ActorHandle:
         """Makes an actor with these constructor arguments, and returns its handle at once.
@@ -203,11 +202,6 @@ def _is_special(name: str) -> bool:
     return name.startswith("__") and name.endswith("__")
 
 
-def is_async(function: Any) -> bool:
-    """Whether calling it gives a coroutine or an async generator."""
-    return inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)
-
-
 def retry_on(cls: type, name: str) -> tuple[type[BaseException], ...]:
     """The exceptions on which calls of a method are run again, as its decorator says."""
     options = getattr(getattr(cls, name, None), METHOD_OPTIONS, None)
@@ -217,7 +211,9 @@ def retry_on(cls: type, name: str) -> tuple[type[BaseException], ...]:
 
 def _num_returns(function: Any) -> int:
     options = getattr(function, METHOD_OPTIONS, None)
-    return 1 if options is None else calls.plain_returns(options.num_returns)
+    if options is None:
+        return calls.returns_of(function, None)
+    return calls.returns_of(function, options.num_returns, options.generator_backpressure_num_objects)
 
 
 def _group_of(function: Any, groups: list[str], method: str) -> int:

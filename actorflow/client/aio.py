@@ -46,26 +46,27 @@ async def get(refs: ObjectRef[Any] | list[ObjectRef[Any]], *, timeout: float | N
 
 
 async def wait(
-    refs: list[ObjectRef[Any]],
+    refs: list[Any],
     *,
     num_returns: int = 1,
     timeout: float | None = None,
     fetch_local: bool = True,
-) -> tuple[list[ObjectRef[Any]], list[ObjectRef[Any]]]:
+) -> tuple[list[Any], list[Any]]:
     """As `af.wait`."""
     objects.check_wait(refs, num_returns, timeout)
-    objects.check_items(refs, TypeError)
-    if len(set(refs)) != len(refs):
+    objects.check_waitables(refs)
+    items = [objects.waited_for(ref) for ref in refs]
+    if len(set(items)) != len(items):
         raise ValueError("wait() takes refs that all differ: one is in the list twice")
-    pending = [ref for ref in refs if not ref.is_done()]
-    missing = num_returns - (len(refs) - len(pending))
+    pending = [item for item in items if not item.is_done()]
+    missing = num_returns - (len(items) - len(pending))
     if pending and missing > 0 and timeout != 0:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout):
                 await current_port().wait_some(pending, missing)
-    done = [ref for ref in refs if ref.is_done()][:num_returns]
+    done = [index for index, item in enumerate(items) if item.is_done()][:num_returns]
     chosen = set(done)
-    return done, [ref for ref in refs if ref not in chosen]
+    return [refs[index] for index in done], [ref for index, ref in enumerate(refs) if index not in chosen]
 
 
 async def gather(*refs: ObjectRef[Any], return_exceptions: bool = False) -> list[Any]:

@@ -75,6 +75,16 @@ def wait_one(reference: _hot.Reference, timeout: float | None = None) -> None:
         raise _timed_out((reference,), timeout)
 
 
+def wait_item(stream: _hot.Stream) -> None:
+    """Waits until a stream has its next item, or its end. DeadlockError, NodeDiedError."""
+    if _needs_look():
+        before_blocking((stream.item,), 1, None)
+    try:
+        stream.await_item(None)
+    except _hot.NodeGoneError:
+        raise node_error() from None
+
+
 def wait_some(references: list[Any], count: int, timeout: float | None) -> tuple[list[Any], list[Any]]:
     """(done, rest) in their order, at most `count` of them in done; fewer after `timeout` seconds."""
     if _needs_look():

@@ -12,7 +12,7 @@ from typing import Any
 
 from actorflow import _hot, config, errors
 from actorflow.client import blocking
-from actorflow.options import ActorOptions, TaskOptions
+from actorflow.options import ActorOptions, Returns, TaskOptions
 from actorflow.runtime_env import environment
 from actorflow.wire import pickling
 
@@ -96,11 +96,22 @@ def _as_exception(error: BaseException) -> Exception:
     return error if isinstance(error, Exception) else RuntimeError(str(error))
 
 
-def plain_returns(num_returns: int | str) -> int:
-    """num_returns as a number of refs. NotImplementedError for what is to come item by item."""
-    if isinstance(num_returns, str):
-        raise NotImplementedError(f"num_returns={num_returns!r} is not there yet: give the number of refs")
-    return num_returns
+def returns_of(function: Any, num_returns: Returns | None, most_unread: int = -1) -> int:
+    """What a call of `function` gives, as the core is told: a number of refs, DYNAMIC, or a stream.
+
+    `most_unread`: items of a stream that may be unread; -1: any number. Without num_returns, generators are streams.
+    """
+    if num_returns is None:
+        is_generator = inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)
+        num_returns = "streaming" if is_generator else 1
+    if num_returns == "streaming":
+        return _hot.STREAM - max(0, most_unread)
+    return _hot.DYNAMIC if num_returns == "dynamic" else num_returns
+
+
+def is_async(function: Any) -> bool:
+    """Whether calling it gives a coroutine or an async generator."""
+    return inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)
 
 
 def environment_of(options: TaskOptions | ActorOptions) -> str:

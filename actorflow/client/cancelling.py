@@ -7,6 +7,7 @@ from collections import OrderedDict
 
 from actorflow import _hot
 from actorflow.client import calls, runtime
+from actorflow.client.generators import ObjectRefGenerator, call_of
 from actorflow.client.handles import name_of_method
 from actorflow.client.refs import ObjectRef
 from actorflow.client.remote_function import RemoteFunction
@@ -19,7 +20,9 @@ BEFORE, RUNNING = "before it ran", "while it was running"
 _names: OrderedDict[tuple[int, int], str] = OrderedDict()  # of functions, by their exports' names
 
 
-def cancel(ref: ObjectRef[object], *, force: bool = False, recursive: bool = True) -> None:
+def cancel(
+    ref: ObjectRef[object] | ObjectRefGenerator[object], *, force: bool = False, recursive: bool = True
+) -> None:
     """Has a call end; its ref, and the other refs of that call, then raise TaskCancelledError.
 
     A call that waits in a queue, or for its arguments, never runs. In one that runs, KeyboardInterrupt is raised in the
@@ -33,8 +36,11 @@ def cancel(ref: ObjectRef[object], *, force: bool = False, recursive: bool = Tru
 
     `force`: the worker process of a task that runs is killed, and the task is not tried again; async tasks that run in
     the same worker die too, as in a crash. ValueError for a call to an actor: use af.kill. `recursive`: the unfinished
-    calls made within the call are cancelled as well, and those made within them. TypeError: not an ObjectRef.
+    calls made within the call are cancelled as well, and those made within them. A generator that is cancelled gives what it has
+    yielded, then the error. TypeError: neither an ObjectRef nor an ObjectRefGenerator.
     """
+    if isinstance(ref, ObjectRefGenerator):
+        ref = call_of(ref)
     if not isinstance(ref, ObjectRef):
         raise TypeError(f"cancel() takes an ObjectRef, not {ref!r}")
     session = runtime.require()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from types import FunctionType
 from typing import Any, overload
@@ -42,8 +41,4 @@ def _decorated(subject: Any, options: dict[str, Any]) -> ActorClass | RemoteFunc
         return ActorClass(subject, ActorOptions(**options))
     if not callable(subject):
         raise TypeError(f"@remote decorates a function or a class, not {subject!r}")
-    if inspect.isgeneratorfunction(subject) or inspect.isasyncgenfunction(subject):
-        raise NotImplementedError(
-            f"{subject.__qualname__} is a generator: return a list, with num_returns where known"
-        )
     return RemoteFunction(subject, TaskOptions(**options))

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from actorflow import _hot, errors
-from actorflow.client import blocking, calls, outside, runtime
+from actorflow.client import blocking, calls, generators, outside, runtime
 from actorflow.client.refs import ObjectRef
 from actorflow.options import MethodOptions
 
@@ -154,7 +154,7 @@ class ActorMethod:
     ) -> None:
         self._handle_hold = hold  # the actor lives on while a method of it is kept
         self._door = door
-        self._call = door.call
+        self._call = generators.streaming(door.call) if returns <= _hot.STREAM else door.call
         self._label = label
         self._number = number
         self._returns = returns
@@ -166,7 +166,8 @@ class ActorMethod:
         self._block = not (limit or runtime.in_worker())
 
     def remote(self, *args: Any, **kwargs: Any) -> Any:
-        """Sends the call. Returns a ref; a list of refs where num_returns > 1; None where it is 0.
+        """Sends the call. Returns a ref; a list of refs where num_returns > 1; None where it is 0; an
+        ObjectRefGenerator where it is "streaming", which is the default for generator functions.
 
         Refs among the arguments become their values in the actor. Raises TypeError for an argument that cannot be
         pickled, PendingCallsLimitExceeded, ObjectStoreFullError. A dead actor's error comes with the ref.
@@ -186,7 +187,12 @@ class ActorMethod:
         TypeError; ValueError, also for a concurrency group that the actor does not have.
         """
         checked = MethodOptions(**options)
-        returns = calls.plain_returns(checked.num_returns) if "num_returns" in options else self._returns
+        returns = self._returns
+        if "num_returns" in options or "generator_backpressure_num_objects" in options:
+            num_returns = checked.num_returns
+            if num_returns is None:
+                num_returns = "streaming" if returns <= _hot.STREAM else returns
+            returns = calls.returns_of(None, num_returns, checked.generator_backpressure_num_objects)
         number = self._number
         if checked.concurrency_group is not None:
             group = number_of_group(checked.concurrency_group, self._groups, self._label)
@@ -216,6 +222,8 @@ class ActorMethod:
                 runtime.require().control("actor_error", [self._door.target.mailbox])
                 for _ in range(max(1, self._returns))
             ]
+            if self._returns <= _hot.STREAM:
+                return generators.failed(refs[0])
             return refs if self._returns > 1 else refs[0] if self._returns else None
         if isinstance(error, _hot.FullError):
             if calls.is_out_of_credit(error):
@@ -240,14 +248,23 @@ class OwnActorMethod(ActorMethod):
 
     def remote(self, *args: Any, **kwargs: Any) -> Any:
         """As for every actor; waiting for the answer in the thread that has to give it is a DeadlockError."""
-        refs = super().remote(*args, **kwargs)
-        for ref in refs if isinstance(refs, list) else [refs] if refs is not None else []:
+        given = super().remote(*args, **kwargs)
+        for ref in _references(given):
             if len(_own_calls) >= NOTED_CALLS:
                 del _own_calls[next(iter(_own_calls))]
             _own_calls[ref.name] = self._label
-        return refs
+        return given
 
     __call__ = remote
+
+
+def _references(given: Any) -> list[_hot.Reference]:
+    """What one may wait for of what a call gave. Of a stream the first item: it is waited for before the others."""
+    if isinstance(given, generators.ObjectRefGenerator):
+        return [generators.next_item(given)]
+    if given is None:
+        return []
+    return given if isinstance(given, list) else [given]
 
 
 _own_mailbox: _hot.Hold | None = None

@@ -6,7 +6,10 @@ from typing import Any
 
 from actorflow import _hot
 from actorflow.client import blocking, calls, runtime
+from actorflow.client.generators import ObjectRefGenerator, next_item
 from actorflow.client.refs import ObjectRef
+
+Waitable = ObjectRef[Any] | ObjectRefGenerator[Any]
 
 
 def put(value: Any) -> ObjectRef[Any]:
@@ -65,14 +68,15 @@ def check_items(refs: list[Any], kind: type[Exception]) -> None:
 
 
 def wait(
-    refs: list[ObjectRef[Any]],
+    refs: list[Any],
     *,
     num_returns: int = 1,
     timeout: float | None = None,
     fetch_local: bool = True,
-) -> tuple[list[ObjectRef[Any]], list[ObjectRef[Any]]]:
+) -> tuple[list[Any], list[Any]]:
     """(ready, not ready), each in the order of `refs`, once `num_returns` of them are ready.
 
+    A generator among the refs is ready when its next() returns at once, at its end too.
     At most `num_returns` are in the first list. With a `timeout` in seconds there may be fewer; 0 looks once.
     `fetch_local` makes no difference on one node. `[]` gives `([], [])`.
     Raises TypeError where `refs` is no list of refs; ValueError for duplicates, a negative timeout, or
@@ -84,8 +88,21 @@ def wait(
     try:
         return blocking.wait_some(refs, num_returns, timeout)
     except TypeError:
-        check_items(refs, TypeError)
-        raise
+        check_waitables(refs)
+    items = [waited_for(ref) for ref in refs]
+    given = dict(zip(items, refs, strict=True))
+    ready, rest = blocking.wait_some(items, num_returns, timeout)
+    return [given[item] for item in ready], [given[item] for item in rest]
+
+
+def waited_for(ref: Waitable) -> ObjectRef[Any]:
+    """The ref itself; of a generator one that is done once it has its next item."""
+    return next_item(ref) if isinstance(ref, ObjectRefGenerator) else ref
+
+
+def check_waitables(refs: list[Any]) -> None:
+    """TypeError, naming the item, where a list holds something that is neither ref nor generator."""
+    check_items([ref for ref in refs if not isinstance(ref, ObjectRefGenerator)], TypeError)
 
 
 def check_wait(refs: Any, num_returns: Any, timeout: float | None) -> None:
@@ -97,7 +114,7 @@ def check_wait(refs: Any, num_returns: Any, timeout: float | None) -> None:
     if not isinstance(num_returns, int) or isinstance(num_returns, bool):
         raise TypeError(f"num_returns must be a whole number, not {_described(num_returns)}")
     if refs and not 1 <= num_returns <= len(refs):
-        check_items(refs, TypeError)
+        check_waitables(refs)
         raise ValueError(f"num_returns={num_returns} must be from 1 to the number of refs, {len(refs)}")
 
 

@@ -7,13 +7,12 @@ then on a call is one C call. The end of the session takes them away again, so n
 from __future__ import annotations
 
 import functools
-import inspect
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from actorflow import _hot, errors
-from actorflow.client import calls, runtime
+from actorflow.client import calls, generators, runtime
 from actorflow.client.exports import Export, export_of, is_named
 from actorflow.client.where import where_of
 from actorflow.options import TaskOptions
@@ -36,7 +35,9 @@ class RemoteFunction:
         self.function = function
         self._options = options
         self._export = export_of(function)
-        self._returns = calls.plain_returns(options.num_returns)
+        self._returns = calls.returns_of(
+            function, options.num_returns, options.generator_backpressure_num_objects
+        )
         self._retries = options.max_retries
         retry = options.retry_exceptions
         self._retry = retry if isinstance(retry, bool) else None
@@ -46,7 +47,8 @@ class RemoteFunction:
         self._reference: _hot.Reference | None = None
 
     def remote(self, *args: Any, **kwargs: Any) -> Any:
-        """Sends the call. Returns a ref; a list of refs where num_returns > 1; None where it is 0.
+        """Sends the call. Returns a ref; a list of refs where num_returns > 1; None where it is 0; an
+        ObjectRefGenerator where it is "streaming", which is the default for generator functions.
 
         Refs among the arguments become their values before the function runs. Raises TypeError, naming the member,
         for an argument that cannot be pickled; ObjectStoreFullError. The function's own errors come with the ref.
@@ -79,7 +81,9 @@ class RemoteFunction:
         travels_as = self._named_by if is_named(self._named_by, self.function) else self.function
         reference = self._exported(travels_as)
         session.tell("name_task", [reference], name=calls.short_name(self.function))
-        self._reference, self._bound_call = reference, _limited(queue.call, self._options.timeout_s)
+        call = _limited(queue.call, self._options.timeout_s)
+        self._reference = reference
+        self._bound_call = generators.streaming(call) if returns <= _hot.STREAM else call
         session.bind(self)
         return self._bound_call(method, args, kwargs, returns, reference, *rest)
 
@@ -87,7 +91,7 @@ class RemoteFunction:
         """What the node tells this function's queue by: what a call takes, its kind, its environment, and where it
         may run."""
         environment = session.environment_for(self._environment)
-        is_async = inspect.iscoroutinefunction(self.function)
+        is_async = calls.is_async(self.function)
         return self._options.shape(), is_async, environment, where_of(self._options)
 
     def _refused(self, error: Exception) -> Any:
@@ -100,6 +104,8 @@ class RemoteFunction:
         refs = [
             session.control("open_queue", **runtime.queue_fields(*key)) for _ in range(max(1, self._returns))
         ]
+        if self._returns <= _hot.STREAM:
+            return generators.failed(refs[0])
         return refs if self._returns > 1 else refs[0] if self._returns else None
 
     def _exported(self, travels_as: Any) -> _hot.Reference:

@@ -17,7 +17,7 @@ from typing import Any
 
 from actorflow import _hot, config
 from actorflow.client.waiting import current_port
-from actorflow.worker import interrupts, printing, settling
+from actorflow.worker import generators, interrupts, printing, settling
 from actorflow.worker.functions import Body
 from actorflow.worker.groups import Groups
 
@@ -145,7 +145,7 @@ class AsyncExecutor:
         following: tuple[_hot.Call, Body] | None = (call, body)
         while following is not None:
             call, body = following
-            if body.is_async:
+            if body.is_async or call.returns < 0:
                 self._start(call, body)
                 return
             self._run_sync(call, body)
@@ -190,7 +190,12 @@ class AsyncExecutor:
             args, kwargs = call.arguments()
             retry_on = body.retry_on
             self._begin_limit(call)
-            value = await _entering(call, body.function(*args, **kwargs))
+            _hot.enter(call)
+            value = body.function(*args, **kwargs)
+            if body.is_coroutine:
+                value = await _entering(call, value)
+            if call.returns != 1:
+                value = await _entering(call, generators.collect_async(call, value, body.name))
         except settling.ExitActor:
             self._leaving.append(call)
             self._stop()

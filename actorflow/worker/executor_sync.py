@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from actorflow import _hot
-from actorflow.worker import settling
+from actorflow.worker import generators, settling
 from actorflow.worker.functions import Body
 
 Resolve = Callable[[_hot.Call], Body]
@@ -71,6 +71,8 @@ class SyncExecutor:
             args, kwargs = call.arguments()
             retry_on = body.retry_on
             value = _hot.run(call, body.function, args, kwargs)
+            if call.returns != 1:
+                value = _hot.run(call, generators.collect, (call, value, name), {})
         except settling.ExitActor:
             self._leaving.append(call)
         except BaseException as error:

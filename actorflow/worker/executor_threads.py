@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Sequence
 
 from actorflow import _hot
-from actorflow.worker import interrupts, settling
+from actorflow.worker import generators, interrupts, settling
 from actorflow.worker.functions import Body
 from actorflow.worker.groups import Groups
 
@@ -109,6 +109,8 @@ class ThreadsExecutor:
             _hot.enter(call)
             retry_on = body.retry_on
             value = body.function(*args, **kwargs)
+            if call.returns != 1:
+                value = generators.collect(call, value, name)
         except settling.ExitActor:
             self._leaving.append(call)
         except BaseException as error:

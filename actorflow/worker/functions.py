@@ -22,10 +22,10 @@ class Body:
     """A function or method that calls can run.
 
     `name`: what errors call it; `title`: what stands before its lines; `group`: its concurrency group; `retry_on`:
-    types of exceptions on which it is run again.
+    types of exceptions on which it is run again; `is_async`: it needs a loop.
     """
 
-    __slots__ = ("function", "group", "is_async", "name", "retry_on", "title")
+    __slots__ = ("function", "group", "is_async", "is_coroutine", "name", "retry_on", "title")
 
     def __init__(self, function: Callable[..., Any], name: str, group: int = 0, retry_on: Types = ()) -> None:
         self.function = function
@@ -33,7 +33,8 @@ class Body:
         self.group = group
         self.retry_on = retry_on
         self.title = printing.title_of(name)
-        self.is_async = inspect.iscoroutinefunction(function)
+        self.is_coroutine = inspect.iscoroutinefunction(function)
+        self.is_async = calls.is_async(function)
 
 
 class Functions:

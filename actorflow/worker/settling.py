@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from actorflow import _hot, errors
 from actorflow.client import calls
@@ -46,13 +46,13 @@ def is_forked() -> bool:
 def settle(call: _hot.Call, value: Any, name: str) -> None:
     """Makes `value` the call's result; with several returns, its items."""
     try:
-        if call.returns == 1:
+        if call.returns <= 1:  # a stream's items have been given already
             _with_room(lambda: call.complete(value))
         else:
             values = _items(value, call.returns, name)
             _with_room(lambda: call.complete_many(values))
     except _hot.FencedError:
-        _end_fenced()
+        end_fenced()
     except BaseException as error:
         fail(call, _unsettled(error, value, name), name)
 
@@ -76,7 +76,35 @@ def fail(
             return
         _fail_with(call, encode(error, name, call.attempt))
     except _hot.FencedError:
-        _end_fenced()
+        end_fenced()
+
+
+def put(value: Any, what: str) -> Any:
+    """A ref to an item of a result; `what` it is. As `af.put`."""
+    ref = None
+
+    def step() -> None:
+        nonlocal ref
+        ref = _hot.put(value)
+
+    try:
+        _with_room(step)
+    except Exception as error:
+        raise calls.translated(error, lambda: [(what, value)]) from None
+    return ref
+
+
+def put_error(error: BaseException, name: str) -> Any:
+    """A ref whose value is an exception."""
+    data = encode(error, name)
+    ref = None
+
+    def step() -> None:
+        nonlocal ref
+        ref = _hot.put_error(data)
+
+    _with_room(step)
+    return ref
 
 
 def _fail_with(call: _hot.Call, data: bytes) -> None:
@@ -154,13 +182,18 @@ def _with_room(step: Any) -> None:
         try:
             step()
         except _hot.FullError:
-            if not _hot.node_alive():
-                raise errors.NodeDiedError(node_id=_node_id, reason="its process has ended") from None
-            time.sleep(ROOM_LOOK_S)
+            wait_for_room()
         else:
             return
 
 
-def _end_fenced() -> None:
+def wait_for_room() -> None:
+    """A moment in which others may free message memory. NodeDiedError."""
+    if not _hot.node_alive():
+        raise errors.NodeDiedError(node_id=_node_id, reason="its process has ended") from None
+    time.sleep(ROOM_LOOK_S)
+
+
+def end_fenced() -> NoReturn:
     """This process was declared dead, and its calls were given away: nothing that it does counts any more."""
     os._exit(1)

@@ -57,6 +57,8 @@ static void each_of_cell(struct af_client *client, af_off block, af_visit visit,
   if (value == 0 && (cell->references == 0 || cell->value_place != 0))
     each_of(client, block, references + cell->value_place * sizeof(af_off), cell->value_refs, visit, context);
   visit_one(visit, context, value);
+  if (cell->block.flags & AF_CELL_ITEM)
+    visit_one(visit, context, atomic_load_explicit(&cell->stream, memory_order_acquire));
   each_of_list(client, af_cell_followers(client, block), visit, context);
 }
 

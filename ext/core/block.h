@@ -12,7 +12,8 @@ typedef void (*af_visit)(void *context, af_off *reference);
  * (garbage) too: visitors check. By kind:
  *   MAILBOX: first, error, the members of ready and of queue, page.next, page.lanes. LANES: page.next, page.lanes.
  *   LANE: the calls from `taken` to `pushed`, and every chunk from head_chunk on. CHUNK: nothing. ACTOR: mailbox.
- *   CELL: references; value, or the value's references when it lies in the cell; the members of its follower list.
+ *   CELL: references; value, or the value's references when it lies in the cell; the members of its follower list; of
+ *   an item of a stream what follows it.
  *   FOLLOWER: dependent. BYTES, OBJECT, SPILLED: their references; OBJECT: copy. The others: nothing. */
 void af_block_each(struct af_client *client, af_off block, af_visit visit, void *context);
 void af_block_hold(struct af_client *client, af_off block);   /* count + 1; caller already holds it somehow */

@@ -31,6 +31,7 @@
 enum af_phase { AF_WAITING = 1, AF_UNREAD, AF_STARTED, AF_DONE, AF_EXPECTED };
 #define AF_STATE_SLEEPER 0x100u    /* flag in the state word: a thread sleeps on its low half */
 #define AF_STATE_CLAIMED 0x200u    /* flag beside STARTED: nobody runs it, it is being settled (af_cell_settle) */
+#define AF_CELL_ITEM 1u            /* block.flags: an item of a stream */
 #define AF_FOLLOWERS_CLOSED 1ull   /* low bit of `followers`: none may be added */
 
 /* state: [7:0] phase, [8] sleeper, [9] claimed, [31:16] slot, [63:32] epoch (of who STARTED it or made it DONE). Its low 32 bits are
@@ -66,7 +67,8 @@ struct af_cell {
   uint32_t limit_ms;     /* how long an attempt may run, 0: no limit; for who runs it */
   uint32_t parent_generation;
   af_off parent;         /* by name, not counted: the call within which it was made, 0: none; of a return cell its call */
-  uint64_t reserved[2];  /* places for lineage */
+  _Atomic uint64_t stream; /* see stream.h: of an item the next one's cell, owned; of a call what was taken */
+  uint64_t reserved[1];  /* place for lineage */
 };
 
 /* An entry of a list of followers, where the follower's own block.next will not do. Owned by the list. */

@@ -140,7 +140,14 @@ enum af_operation {
   X(771, "retry: call unread, not delivered") \
   X(772, "retry: call delivered, still named") \
   X(780, "cancel: wish set, call not settled") \
-  X(781, "cancel: child counted, not visited")
+  X(781, "cancel: child counted, not visited") \
+  X(790, "stream: following item made, in no place") \
+  X(791, "stream: following item placed, the one before not dropped") \
+  X(792, "stream: following item counted for its link") \
+  X(793, "stream: marked as sleeping, not asleep") \
+  X(794, "stream: word changed, executor not woken") \
+  X(795, "stream: link taken, not recorded") \
+  X(796, "stream: item out of its place, not dropped")
 
 #define AF_POINT_LAST 899
 #endif

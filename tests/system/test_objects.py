@@ -112,7 +112,7 @@ def test_wait_checks_its_arguments() -> None:
     with pytest.raises(TypeError, match="list"):
         af.wait(ref)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="item 0"):
-        af.wait([1])  # type: ignore[list-item]
+        af.wait([1])
     with pytest.raises(ValueError, match="twice"):
         af.wait([ref, ref])
     for count in (0, 2, -1):

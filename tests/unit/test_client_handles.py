@@ -162,5 +162,3 @@ def test_classes_say_what_they_are() -> None:
     assert Description.of(coroutines._description().plain()) == coroutines._description()
     with pytest.raises(NotImplementedError, match="runtime_env 'pip'"):
         plain.options(runtime_env={"pip": ["numpy"]})
-    with pytest.raises(NotImplementedError, match="streaming"):
-        method(num_returns="streaming")
