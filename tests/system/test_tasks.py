@@ -285,8 +285,8 @@ def test_runtime_errors_in_options_are_told_at_once() -> None:
         af.remote(num_cpu=1)(lambda: None)
     with pytest.raises(ValueError, match="num_cpus"):
         bodies.echo.options(num_cpus=-1)
-    with pytest.raises(NotImplementedError, match="streaming"):
-        bodies.echo.options(num_returns="streaming")
+    with pytest.raises(ValueError, match="num_returns"):
+        bodies.echo.options(num_returns="stream")
 
 
 SCRIPT = """
