@@ -36,8 +36,8 @@ def cancel(
 
     `force`: the worker process of a task that runs is killed, and the task is not tried again; async tasks that run in
     the same worker die too, as in a crash. ValueError for a call to an actor: use af.kill. `recursive`: the unfinished
-    calls made within the call are cancelled as well, and those made within them. A generator that is cancelled gives what it has
-    yielded, then the error. TypeError: neither an ObjectRef nor an ObjectRefGenerator.
+    calls made within the call are cancelled as well, and those made within them. A generator that is cancelled gives
+    what it has yielded, then the error. TypeError: neither an ObjectRef nor an ObjectRefGenerator.
     """
     if isinstance(ref, ObjectRefGenerator):
         ref = call_of(ref)

@@ -127,7 +127,7 @@ def next_item(generator: ObjectRefGenerator[T]) -> ObjectRef[T]:
     return generator._stream.item  # type: ignore[no-any-return]
 
 
-def call_of(generator: ObjectRefGenerator[Any]) -> ObjectRef[None]:
+def call_of(generator: ObjectRefGenerator[Any]) -> ObjectRef[object]:
     """The ref of the call that it reads."""
     return generator._stream.call  # type: ignore[no-any-return]
 
