@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections import OrderedDict
 
@@ -55,23 +56,24 @@ def cancel(
     if not kind or call.is_done():
         return
     name = name_of_method(mailbox, method) if kind == "actor" else _name_of_function(function)
-    wish = _hot.CANCEL_CHILDREN if recursive else 0
-    outcome, *_ = _wished(call, wish, encoded(name, BEFORE, session.node_id))
+    wish, who = _hot.CANCEL_CHILDREN if recursive else 0, (session.node_id, os.getpid())
+    outcome, *_ = _wished(call, wish, encoded(name, BEFORE, *who))
     if outcome == _hot.CANCEL_STARTED:
         session.tell(
             "cancel",
             [call],
             wish=wish,
             force=force,
-            error=encoded(name, RUNNING, session.node_id),
-            child_error=encoded(f"a call made within {name}", RUNNING, session.node_id),
+            error=encoded(name, RUNNING, *who),
+            child_error=encoded(f"a call made within {name}", RUNNING, *who),
         )
 
 
-def encoded(name: str, when: str, node_id: str) -> bytes:
-    """The error of a call that was cancelled, as ERROR bytes."""
+@functools.lru_cache(maxsize=KEPT_NAMES)
+def encoded(name: str, when: str, node_id: str, pid: int) -> bytes:
+    """The error of a call that was cancelled by process `pid`, as ERROR bytes."""
     error = TaskCancelledError(task_name=name, when=when)
-    return failures.encode_error(error, name=name, node_id=node_id, pid=os.getpid(), attempt=1)
+    return failures.encode_error(error, name=name, node_id=node_id, pid=pid, attempt=1)
 
 
 def _wished(call: _hot.Reference, wish: int, error: bytes) -> tuple[int, int, int, bool]:

@@ -166,6 +166,22 @@ def test_all_refs_of_a_call_are_cancelled_by_any_of_them() -> None:
     af.get(gate.open.remote())
 
 
+@af.remote(num_cpus=0)
+def cancel_all(refs: list[Any]) -> None:
+    for ref in refs:
+        af.cancel(ref)
+
+
+def test_any_process_that_has_a_ref_may_cancel() -> None:
+    log, gate = Log.remote(), Gate.remote()
+    running, waiting = sleep_long.remote(log, "sleep"), echo.remote(gate.pass_through.remote())
+    wait_for_notes(log, "began")
+    af.get(cancel_all.remote([running, waiting]), timeout=DEADLINE_S)
+    assert_cancelled(running, "sleep_long")
+    assert_cancelled(waiting, "echo", "before it ran")
+    af.get(gate.open.remote())
+
+
 def test_what_is_done_stays_as_it_is() -> None:
     ref, held = echo.remote(5), af.put(7)
     assert af.get(ref) == 5
@@ -293,6 +309,30 @@ class Waiter:
     def wait(self, gate: Any) -> str:
         af.get(gate.pass_through.remote())
         return "waited"
+
+
+@af.remote(num_cpus=0, concurrency_groups={"narrow": 1})
+class Grouped:
+    def __init__(self, log: Any) -> None:
+        self._log = log
+
+    @af.method(concurrency_group="narrow")
+    async def wait(self, gate: Any, name: str) -> str:
+        await self._log.note.remote(name)
+        await gate.pass_through.remote()
+        return name
+
+
+def test_a_call_that_waits_in_its_group_ends_at_once() -> None:
+    log, gate = Log.remote(), Gate.remote()
+    grouped = Grouped.remote(log)
+    first, second, third = [grouped.wait.remote(gate, name) for name in ("a", "b", "c")]
+    wait_for_notes(log, "a")
+    af.cancel(second)
+    assert_cancelled(second, "Grouped.wait", "before it ran")
+    af.get(gate.open.remote())
+    assert af.get([first, third], timeout=DEADLINE_S) == ["a", "c"]
+    wait_for_notes(log, "a", "c")
 
 
 # -- force
