@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
 from typing import Any
 
-from actorflow.client import objects
+from actorflow.client import objects, runtime
 from actorflow.util.crew import Crew, cpus, positive, run_items, run_tuples
 from actorflow.util.results import AsyncResult, Callback, Future, IMapIterator, TimeoutError
 
@@ -31,7 +31,8 @@ class Pool:
 
     `processes`: by default one per CPU of the node. `initializer(*initargs)` runs first in each. `maxtasksperchild`:
     calls (chunks, for a map) after which a process is replaced. `context` is taken for compatibility and makes no
-    difference. `ray_remote_args` (or `actor_options`): options of the actors; by default they take no CPU.
+    difference. `ray_address`: the address for af.init, where there is no runtime yet. `ray_remote_args` (or
+    `actor_options`): options of the actors; by default they take no CPU.
 
     Errors of the functions arrive as their own types. A call whose process dies gets ActorDiedError. Leaving a
     `with` block terminates the pool, as in the standard library.
@@ -44,10 +45,13 @@ class Pool:
         initargs: Iterable[Any] = (),
         maxtasksperchild: int | None = None,
         context: Any = None,
+        ray_address: str | None = None,
         *,
         actor_options: dict[str, Any] | None = None,
         ray_remote_args: dict[str, Any] | None = None,
     ) -> None:
+        if ray_address is not None and not runtime.is_initialized():
+            _ = runtime.init(ray_address)
         calls = 0 if maxtasksperchild is None else positive("maxtasksperchild", maxtasksperchild)
         self._processes = cpus() if processes is None else positive("processes", processes)
         options = {**(ray_remote_args or {}), **(actor_options or {})}

@@ -169,3 +169,25 @@ def test_a_call_that_may_not_run_twice_tells_that_the_actor_restarts() -> None:
     with pytest.raises(ray.exceptions.ActorUnavailableError):
         ray.get(careful.crash.remote())
     assert ray.get(careful.ping.remote()) == "back"
+
+
+def test_an_actor_reads_its_checkpoint_when_it_was_restarted(tmp_path: Path) -> None:
+    @ray.remote(max_restarts=-1, max_task_retries=-1)
+    class Ledger:
+        def __init__(self, file: Path) -> None:
+            self.file = file
+            restarted = ray.get_runtime_context().was_current_actor_reconstructed
+            self.total = int(file.read_text()) if restarted and file.exists() else 0
+
+        def add(self, amount: int) -> int:
+            self.total += amount
+            self.file.write_text(str(self.total))
+            return self.total
+
+        def pid(self) -> int:
+            return os.getpid()
+
+    ledger = Ledger.remote(tmp_path / "ledger")
+    assert ray.get([ledger.add.remote(amount) for amount in (1, 2, 3)]) == [1, 3, 6]
+    os.kill(ray.get(ledger.pid.remote()), signal.SIGKILL)
+    assert ray.get(ledger.add.remote(4)) == 10

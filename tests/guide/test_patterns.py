@@ -6,6 +6,7 @@ Where a mistake is only slow, the program is the better way; where it gives some
 from __future__ import annotations
 
 import os
+import pickle
 from typing import Any
 
 import numpy as np
@@ -40,6 +41,29 @@ def test_wait_limits_how_many_tasks_are_pending() -> None:
             results += ray.get(ready)
         pending.append(bodies.echo.remote(number))
     assert sorted(results + ray.get(pending)) == list(range(40))
+
+
+def test_resources_limit_how_many_tasks_run_at_once() -> None:
+    @ray.remote(num_cpus=0)
+    class Inside:
+        def __init__(self) -> None:
+            self.now = self.most = 0
+
+        def enter(self) -> None:
+            self.now += 1
+            self.most = max(self.most, self.now)
+
+        def leave(self) -> int:
+            self.now -= 1
+            return self.most
+
+    @ray.remote(num_gpus=1)
+    def work(inside: Any) -> int:
+        inside.enter.remote()
+        return int(ray.get(inside.leave.remote()))
+
+    inside = Inside.remote()
+    assert max(ray.get([work.remote(inside) for _ in range(20)])) <= 2
 
 
 def test_a_supervisor_spreads_work_over_actors() -> None:
@@ -198,6 +222,27 @@ def test_mistake_waiting_for_more_refs_than_fit_beside_the_wanted_one() -> None:
         ready, refs = ray.wait(refs, num_returns=min(4, len(refs)))
         seen += ray.get(ready)
     assert sorted(seen) == list(range(20))
+
+
+def test_refs_can_be_pickled_while_one_of_them_is_kept() -> None:
+    ref = ray.put("kept")
+    again = pickle.loads(pickle.dumps(ref))
+    assert again == ref
+    assert ray.get(again) == "kept"
+
+
+def test_tasks_may_fork() -> None:
+    @ray.remote
+    def forked_sum(values: Any) -> int:
+        reader, writer = os.pipe()
+        child = os.fork()
+        if child == 0:
+            os.write(writer, str(int(values.sum())).encode())
+            os._exit(0)
+        os.waitpid(child, 0)
+        return int(os.read(reader, 100))
+
+    assert ray.get(forked_sum.remote(ray.put(np.ones(100_000, dtype=np.int64)))) == 100_000
 
 
 def test_the_pools_of_the_standard_library() -> None:
