@@ -88,6 +88,18 @@ class Config:
         0.0,
         3_600.0,
     )
+    memory_threshold: float = _row(
+        0.95,
+        "share of the memory limit above which the newest task is killed, before the kernel kills anything; 1: never",
+        0.1,
+        1.0,
+    )
+    memory_limit_bytes: int = _row(
+        0,
+        "what the workers and objects of a node may use together; 0: what the machine or its cgroup has",
+        0,
+        1 << 60,
+    )
     lane_credit: int = _row(
         131_072,
         "unread calls of one caller in one mailbox: 100,000 queued tasks fit, a flood is held",

@@ -65,6 +65,19 @@ class DeathKind(enum.Enum):
 
 
 @dataclass(frozen=True)
+class MemoryFacts:
+    """A node whose memory was short: bytes used, how many there may be, and what one process had."""
+
+    used_bytes: int
+    limit_bytes: int
+    process_bytes: int
+
+    def __str__(self) -> str:
+        used = f"{self.used_bytes:,} of {self.limit_bytes:,} bytes were used"
+        return f"{used}, {self.process_bytes:,} of them by this process"
+
+
+@dataclass(frozen=True)
 class Death:
     """How a process or an actor ended. `detail` says by whom, how much memory, or what was raised."""
 
@@ -74,6 +87,7 @@ class Death:
     exit_code: int | None = None
     signal: int | None = None
     detail: str = ""
+    memory: MemoryFacts | None = None  # of one that was killed for lack of memory
 
     def __str__(self) -> str:
         text = self.kind.value[0]

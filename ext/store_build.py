@@ -105,6 +105,7 @@ uint64_t af_store_disk_sum(const uint8_t *data, uint64_t bytes);
 uint32_t af_store_object_header_bytes(void);
 
 /* this process */
+bool af_store_has_retries(const struct af_client *client, af_off call);
 int af_store_subreaper(void);
 int af_store_has_futex(void);
 int af_store_punch(int fd, uint64_t offset, uint64_t bytes);
@@ -290,6 +291,11 @@ static int af_store_disk_read(int fd, uint8_t *data, uint64_t bytes, uint64_t of
 }
 static uint64_t af_store_disk_sum(const uint8_t *data, uint64_t bytes) {
   return af_disk_sum(data + HEADER_BYTES, bytes - HEADER_BYTES);
+}
+
+static bool af_store_has_retries(const struct af_client *client, af_off call) {
+  return af_block_is_live(client, call) && AF_AT(client, struct af_block, call)->kind == AF_KIND_CELL &&
+         AF_AT(client, struct af_cell, call)->retries != 0;
 }
 
 static int af_store_subreaper(void) {

@@ -12,7 +12,7 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
-from actorflow.errors import ActorflowError, Death, WorkerCrashedError
+from actorflow.errors import ActorflowError, Death, OutOfMemoryError, WorkerCrashedError
 from actorflow.node.log import warn
 from actorflow.node.pidfds import open_pidfd
 from actorflow.shm.store import Doomed, Name, SlotState, Store
@@ -107,6 +107,9 @@ class Coroner:
 
     def task_error(self, death: Death, name: str = "task", attempt: int = 1) -> bytes:
         """What the tasks that a worker had started get."""
+        if death.memory is not None:
+            facts = vars(death.memory)
+            return self.encode(OutOfMemoryError(task_name=name, node_id=self._node_id, **facts), attempt)
         return self.encode(WorkerCrashedError(task_name=name, death=death, attempt=attempt), attempt)
 
     def encode(self, error: ActorflowError, attempt: int = 1) -> bytes:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 CGROUP = Path("/sys/fs/cgroup")
+PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _UNLIMITED_BYTES = 1 << 60  # cgroup version 1 writes a huge number for "no limit"
 
 
@@ -29,6 +30,28 @@ def memory_bytes() -> int:
         if text.isdigit() and int(text) < _UNLIMITED_BYTES:
             limit = min(limit, int(text))
     return limit
+
+
+def memory_use() -> tuple[int, int]:
+    """(used, limit) in bytes, of the machine or of its cgroup, whichever is nearer to its limit.
+
+    Page cache that the kernel can give back at once is not used.
+    """
+    facts = dict(line.split()[:2] for line in _text(Path("/proc/meminfo")).splitlines() if line)
+    total = int(facts.get("MemTotal:", 0)) * 1024
+    uses = [(total - int(facts.get("MemAvailable:", 0)) * 1024, total)]
+    places = [
+        (path.parent, "memory.current", "memory.max", "inactive_file") for path in _own_cgroup("memory.max")
+    ]
+    places.append(
+        (CGROUP / "memory", "memory.usage_in_bytes", "memory.limit_in_bytes", "total_inactive_file")
+    )
+    for folder, use, most, cache in places:
+        used, limit = _text(folder / use), _text(folder / most)
+        if used.isdigit() and limit.isdigit() and int(limit) < _UNLIMITED_BYTES:
+            stat = dict(line.split()[:2] for line in _text(folder / "memory.stat").splitlines() if line)
+            uses.append((int(used) - int(stat.get(cache, 0)), int(limit)))
+    return max(uses, key=lambda use: use[0] / use[1] if use[1] else 0.0)
 
 
 def _ratio(quota: str, period: str) -> float:

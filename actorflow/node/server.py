@@ -29,6 +29,7 @@ from actorflow.node.forks import Forks
 from actorflow.node.groups import Groups
 from actorflow.node.jobs import Job, Show
 from actorflow.node.log import warn
+from actorflow.node.memory import MemoryMonitor
 from actorflow.node.orphans import end_descendants
 from actorflow.node.output import Output
 from actorflow.node.scheduling import Scheduling
@@ -83,6 +84,14 @@ class Node:
         self.groups = Groups(total, self.node_id, self.scheduling, self.actors, self._coroner, self.tell)
         self.control = Control(self._coroner.encode)
         self.cancellations = Cancellations(loop, self.workers)
+        self._memory = MemoryMonitor(
+            loop,
+            self.store,
+            self.workers,
+            lambda worker: any(actor.worker is worker for actor in self.actors),
+            threshold=settings.memory_threshold,
+            limit_bytes=settings.memory_limit_bytes,
+        )
         disks = open_disks(settings.spill_directories, self.node_id)
         self._spiller = Spiller(loop, self._port, self.store, SpillStore(_hot.client_address()), disks)
 
@@ -110,6 +119,7 @@ class Node:
             self._loop.add_signal_handler(number, self.stop, f"the node was told to stop ({number.name})")
         self.scheduling.start()
         self._coroner.start()
+        self._memory.start()
         self.forks.start()
         reason = await self._stop_asked
         await self._end(reason)
@@ -124,6 +134,7 @@ class Node:
         """Ends everything: first what can end by itself, then the rest by force."""
         self._coroner.stop()
         self._spiller.stop()
+        self._memory.stop()
         self.forks.stop()
         self._clients.say_goodbye(reason)
         _hot.stop_node()

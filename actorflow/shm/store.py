@@ -182,6 +182,10 @@ class Store:
             serving=facts.serving,
         )
 
+    def has_retries(self, call: int) -> bool:
+        """Whether the call, which a slot says to be running, is run again if its process dies."""
+        return bool(lib.af_store_has_retries(self._client, call))
+
     def is_live(self, index: int, epoch: int) -> bool:
         """Whether a process has taken (slot, epoch) and not left it."""
         facts = self.slot(index)
