@@ -16,7 +16,6 @@ from __future__ import annotations
 import contextlib
 import enum
 import faulthandler
-import functools
 import gc
 import importlib
 import os
@@ -55,8 +54,8 @@ class Report(enum.IntEnum):
 
 def worker_entry() -> Callable[[Titles], Run]:
     """Imports what workers run, so that none of them has to, and returns what makes the beginning of a worker."""
-    body: Callable[..., NoReturn] = importlib.import_module(WORKER_MODULE).run
-    return lambda titles: functools.partial(body, titles)
+    prepared: Callable[[Titles], Run] = importlib.import_module(WORKER_MODULE).prepared
+    return prepared
 
 
 def fork_zygote(run: Run, memfd: int, node_pidfd: int, foreign: list[int]) -> tuple[int, int, socket.socket]:

@@ -31,11 +31,15 @@ _deferrals = 0
 _has_leftovers = False
 
 
+def prepare() -> None:
+    """Workers that are forked from this process will hear the signal, once they have begun."""
+    signal.signal(SIGNAL, _on_signal)
+
+
 def begin() -> None:
     """From now on this worker hears the signal."""
     global _pid
     _pid = os.getpid()
-    signal.signal(SIGNAL, _on_signal)
 
 
 @contextlib.contextmanager

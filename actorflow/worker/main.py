@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import functools
 import gc
 import os
 import random
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 import msgpack
@@ -30,6 +31,13 @@ from actorflow.worker.devices import Devices
 from actorflow.worker.executor_async import TASKS_AT_ONCE, AsyncExecutor
 from actorflow.worker.executor_sync import IDLE_S, SyncExecutor
 from actorflow.worker.functions import Body, Functions
+
+
+def prepared(titles: Titles) -> Callable[[int, int, int, tuple[int, int], int], NoReturn]:
+    """Does once, before workers are forked, what is the same in all: each would write to pages that they share."""
+    printing.prepare()
+    interrupts.prepare()
+    return functools.partial(run, titles)
 
 
 def run(

@@ -20,6 +20,8 @@ from actorflow.wire.printed import TITLE_BYTES
 _of_context: contextvars.ContextVar[bytes] = contextvars.ContextVar("title")
 _now = b""
 _titles: Titles | None = None
+_outputs: list[TitledOutput] = []
+_streams: list[io.TextIOWrapper] = []
 _slot = 0
 
 
@@ -29,11 +31,23 @@ class TitledOutput(io.FileIO):
     def __init__(self, descriptor: int) -> None:
         super().__init__(descriptor, "w", closefd=False)
         self._descriptor = descriptor
-        self._inode = os.fstat(descriptor).st_ino
+        self._inode = 0
+
+    def begin(self) -> None:
+        """The descriptor is now this process' pipe."""
+        self._inode = os.fstat(self._descriptor).st_ino
 
     def write(self, data: object, /) -> int:
         """Writes all of it."""
         return _hot.print_titled(self._descriptor, self._inode, _of_context.get(_now), data)
+
+
+def prepare() -> None:
+    """Makes the streams of the workers that will be forked from this process."""
+    _outputs[:] = TitledOutput(1), TitledOutput(2)
+    _streams[:] = (
+        _stream(output, old) for output, old in zip(_outputs, (sys.stdout, sys.stderr), strict=True)
+    )
 
 
 def begin(titles: Titles, slot: int) -> None:
@@ -41,13 +55,14 @@ def begin(titles: Titles, slot: int) -> None:
     global _titles, _slot
     _titles, _slot = titles, slot
     titles.write(slot, b"")
-    sys.stdout = sys.__stdout__ = _stream(sys.stdout, 1)  # type: ignore[misc] # other code may have kept the old ones
-    sys.stderr = sys.__stderr__ = _stream(sys.stderr, 2)  # type: ignore[misc]
+    for output in _outputs:
+        output.begin()
+    sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__ = _streams  # type: ignore[misc] # some keep the others
 
 
-def _stream(old: TextIO, descriptor: int) -> io.TextIOWrapper:
+def _stream(output: TitledOutput, old: TextIO) -> io.TextIOWrapper:
     """Written out at each line's end: what user code prints is read as it comes."""
-    raw = io.BufferedWriter(TitledOutput(descriptor))
+    raw = io.BufferedWriter(output)
     return io.TextIOWrapper(raw, encoding=old.encoding, errors=old.errors, line_buffering=True)
 
 
