@@ -32,9 +32,24 @@ int af_cell_entry(struct af_client *client, af_off call, af_off *entry) {
   return AF_OK;
 }
 
+/* Nor what it may have linked to a return cell that is not done: the next attempt completes that. */
+static void results_forget(struct af_client *client, af_off call) {
+  const struct af_cell *of = cell_at(client, call);
+  uint32_t returns = of->returns < of->references ? of->returns : of->references;
+  for (uint32_t i = of->references - returns; i < of->references; i++) {
+    af_off result = af_cell_references(client, call)[i];
+    if (result == 0 || af_cell_is_done(client, result))
+      continue;
+    cell_at(client, result)->value = 0;
+    cell_at(client, result)->value_refs = 0;
+  }
+}
+
 /* What an executor may have written of a result is not the cell's any more; a recount finds what it had counted. It lies
  * in no lane any more: whoever finds it half delivered puts it on the ready list. */
-static void attempt_next(struct af_cell *call) {
+static void attempt_next(struct af_client *client, af_off cell) {
+  struct af_cell *call = cell_at(client, cell);
+  results_forget(client, cell);
   call->attempt++;
   if (call->retries > 0)
     call->retries--;
@@ -69,7 +84,7 @@ void af_cell_redeliver(struct af_client *client, af_off entry, uint32_t slot, ui
   af_off call = af_entry_call(client, entry);
   uint64_t started = (uint64_t)epoch << 32 | (uint64_t)slot << 16 | (uint64_t)AF_STARTED;
   af_cell_on_its_way(client, call);
-  attempt_next(cell_at(client, call));
+  attempt_next(client, call);
   if (make_unread(client, cell_at(client, call), started)) {
     AF_POINT(client, 771);
     deliver(client, entry);

@@ -8,7 +8,9 @@ import os
 import signal
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 import actorflow as af
@@ -112,6 +114,41 @@ def test_items_that_were_not_read_are_freed() -> None:
 
 
 # -- deaths
+
+
+@pytest.mark.parametrize("ahead", [0, 1, 5])
+def test_a_replay_repeats_no_item(tmp_path: Path, ahead: int) -> None:
+    path = tmp_path / "attempts"
+
+    @af.remote(max_retries=2)
+    def unlucky(items: int) -> Iterator[Any]:
+        with open(path, "a") as attempts:
+            print(os.getpid(), file=attempts)
+        for item in range(items):
+            if item == ahead and len(trace(path)) < 3:
+                os.kill(os.getpid(), signal.SIGKILL)
+            yield item, np.full(ahead * 10, item)
+
+    generator = unlucky.remote(8)
+    assert [item for item, _ in values(generator)] == list(range(8))
+    assert af.get(generator.completed()) is None
+    assert len(trace(path)) == 3
+
+
+def test_a_replay_after_an_exception_repeats_no_item(tmp_path: Path) -> None:
+    path = tmp_path / "attempts"
+
+    @af.remote(max_retries=1, retry_exceptions=True)
+    def unlucky() -> Iterator[int]:
+        yield 0
+        yield 1
+        with open(path, "a") as attempts:
+            print("attempt", file=attempts)
+        if len(trace(path)) < 2:
+            raise OSError("once")
+        yield 2
+
+    assert values(unlucky.remote()) == [0, 1, 2]
 
 
 @pytest.mark.parametrize("ahead", [0, 3])

@@ -67,6 +67,7 @@ static inline void execute(struct world *world, struct af_client *client, af_off
   atomic_fetch_add(&world->common->executed[number], 1);
   if (!put_back(client, cell, number)) {
     for (uint32_t i = cell_of(client, cell)->references - returns; i < cell_of(client, cell)->references; i++)
+      if (references[i] != 0)
       settle_number(client, references[i], number + 2, 8);
     settle_number(client, cell, number + 1, bytes);
   }

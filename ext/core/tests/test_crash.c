@@ -7,6 +7,7 @@
 
 #include "coroner.h"
 #include "points.h"
+#include "stream.h"
 
 #define STEPS 600u
 #define OUTSTANDING 12u
@@ -124,6 +125,60 @@ static void serve_self(struct victim *victim) {
   made_drop(client, &followers[1]);
 }
 
+static int stream_send(struct victim *victim, af_off lane, struct made *made) {
+  struct af_client *client = &victim->client;
+  uint64_t number = id_next(victim);
+  uint32_t outer = af_op_begin(client, 1);
+  CHECK_OK(af_stream_item_create(client, CALL_RESERVE, &made->result));
+  CHECK_OK(af_hold_record(client, made->result, &made->result_hold));
+  CHECK_OK(af_cell_create(client, AF_STREAM_RETURNS, sizeof number, CALL_RESERVE, &made->call));
+  CHECK_OK(af_hold_record(client, made->call, &made->hold));
+  af_block_hold(client, made->result);
+  af_cell_references(client, made->call)[0] = made->result;
+  cell_of(client, made->call)->returns = AF_STREAM_RETURNS;
+  memcpy(af_cell_bytes(client, made->call), &number, sizeof number);
+  af_stream_begin(client, made->call, 1);
+  int status = af_cell_submit(client, lane, made->call);
+  af_op_end(client, outer);
+  return status;
+}
+
+/* Makes an item and takes it: as executor and as reader. */
+static void stream_step(struct victim *victim, struct made *made) {
+  struct af_client *client = &victim->client;
+  af_off item = af_stream_current(client, made->call), following;
+  uint32_t hold, outer = af_op_begin(client, 1);
+  CHECK(item == made->result, "the reader's item is not the current one");
+  CHECK_OK(af_stream_extend(client, made->call, item, CALL_RESERVE));
+  settle_number(client, item, 5, dice(victim, 3) == 0 ? 3000 : 8);
+  af_stream_release(client, made->call, item);
+  af_op_end(client, outer);
+  CHECK(af_stream_wait(client, made->call, af_stream_current(client, made->call), 50000) == AF_FULL, "one item is ahead");
+  outer = af_op_begin(client, 1);
+  CHECK_OK(af_stream_take(client, made->call, item, &following, &hold));
+  af_hold_drop(client, made->result_hold);
+  made->result = following;
+  made->result_hold = hold;
+  af_op_end(client, outer);
+}
+
+/* A stream to itself. */
+static void stream_self(struct victim *victim) {
+  struct af_client *client = &victim->client;
+  struct made made = {0};
+  af_off cell = 0, lane = own_lane(victim, 0);
+  uint32_t hold;
+  if (lane == 0)
+    return;
+  if (stream_send(victim, lane, &made) == AF_OK)
+    while (cell != made.call && af_mailbox_take(client, victim->world->own[0], &cell, &hold) == AF_OK) {
+      for (uint32_t i = 0; cell == made.call && i < 3; i++)
+        stream_step(victim, &made);
+      execute(victim->world, client, cell, hold, 8);
+    }
+  made_drop(client, &made);
+}
+
 /* Many lanes at once, of which the reader finds most empty and closed. */
 static void open_lanes(struct victim *victim) {
   struct made made;
@@ -226,12 +281,13 @@ static void close_own(struct victim *victim) {
 
 static void step(struct victim *victim, uint32_t turn) {
   static void (*const acts[])(struct victim *) = {
-      call_actor, call_other, call_other, call_following, serve_self, serve_self, cancel, wake_nobody, look, make_actor};
-  uint32_t what = dice(victim, 18);
-  if (what < 10)
+      call_actor, call_other, call_other, call_following, serve_self, serve_self,
+      stream_self, cancel, wake_nobody, look, make_actor};
+  uint32_t what = dice(victim, 19);
+  if (what < 11)
     acts[what](victim);
-  else if (what < 16)
-    read_one(victim, what < 14 ? victim->world->queue : victim->world->own[what % 2]);
+  else if (what < 17)
+    read_one(victim, what < 15 ? victim->world->queue : victim->world->own[what % 2]);
   else if (turn % 16 == 0)
     open_lanes(victim);
   else if (turn % 4 == 0)
