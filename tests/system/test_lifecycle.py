@@ -35,7 +35,7 @@ import json, os, signal, subprocess, sys
 import actorflow as af
 from actorflow import errors
 
-@af.remote(num_cpus=0)
+@af.remote(num_cpus=0, max_retries=0)
 def busy():
     while True:
         pass
