@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import pickle
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,15 @@ def test_nested_tasks_split_their_work_further() -> None:
 
     numbers = [(7919 * n) % 400 for n in range(400)]
     assert ray.get(merge_sorted.remote(numbers)) == sorted(numbers)
+
+
+def test_generators_keep_few_results_in_memory() -> None:
+    @ray.remote(num_returns="streaming")
+    def blocks(count: int) -> Iterator[Any]:
+        for number in range(count):
+            yield np.full(50_000, number)
+
+    assert [int(ray.get(ref)[0]) for ref in blocks.remote(4)] == [0, 1, 2, 3]
 
 
 def test_wait_limits_how_many_tasks_are_pending() -> None:

@@ -13,7 +13,8 @@ import actorflow as ray
 
 TOP = (
     "init shutdown is_initialized remote get put wait kill get_actor method nodes cluster_resources "
-    "available_resources get_runtime_context get_gpu_ids ObjectRef util exceptions actor remote_function"
+    "available_resources get_runtime_context get_gpu_ids ObjectRef ObjectRefGenerator cancel "
+    "util exceptions actor remote_function"
 )
 
 MODULES = {
