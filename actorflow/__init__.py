@@ -41,6 +41,7 @@ from actorflow.errors import (
     TaskUnschedulableError,
     WorkerCrashedError,
 )
+from actorflow.observe.timeline import timeline
 from actorflow.runtime_env import RuntimeEnv
 from actorflow.worker.context import exit_actor
 
@@ -85,6 +86,7 @@ __all__ = [
     "nodes",
     "cluster_resources",
     "available_resources",
+    "timeline",
     "get_runtime_context",
     "get_gpu_ids",
     "RuntimeContext",

@@ -118,6 +118,12 @@ class Config:
         4 * KIB,
         GIB,
     )
+    timeline_events: int = _row(
+        0,
+        "calls that the node remembers for af.timeline(), about 200 bytes each; 0: off, and costs nothing",
+        0,
+        10_000_000,
+    )
     output_buffer_bytes: int = _row(
         4 * MIB,
         "workers' lines that wait for a driver that is busy; beyond, they are dropped and counted",

@@ -1,8 +1,8 @@
 """What the node answers to each control call; a handler's name is the call's.
 
 From whoever makes calls: open_queue, name_task, create_actor, kill_actor, get_actor, list_named_actors, actor_error,
-cancel. From workers: left, actor_initialised, actor_ended. From what user code forked: forked. From whoever looks:
-resources, nodes, state.
+cancel. From workers: left, actor_initialised, actor_ended, ran. From what user code forked: forked. From whoever looks:
+resources, nodes, state, timeline.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ class Requests:
             *(self.open_queue, self.create_actor, self.kill_actor, self.get_actor, self.actor_error),
             *(self.create_group, self.remove_group, self.get_group, self.list_groups),
             *(self.list_named_actors, self.name_task, self.cancel, self.forked),
-            *(self.left, self.actor_initialised, self.actor_ended),
-            *(self.resources, self.nodes, self.state),
+            *(self.left, self.actor_initialised, self.actor_ended, self.ran),
+            *(self.resources, self.nodes, self.state, self.timeline),
         ):
             node.control.handle(handler.__name__, handler)
 
@@ -206,6 +206,12 @@ class Requests:
         self._node.actors.worker_ends(self._worker(request), DeathKind[how], request.field("error", bytes))
         return NOTHING
 
+    def ran(self, request: Request) -> Answer:
+        """{"is_actor", "events": [[name, thread, start_ns, end_ns], ...]}: calls that have ended in the worker."""
+        pid, is_actor = self._worker(request).pid, request.field("is_actor", bool)
+        self._node.timeline.extend([pid, is_actor, *event] for event in request.field("events", list))
+        return NOTHING
+
     # -- from what user code forked
 
     def forked(self, request: Request) -> Answer:
@@ -232,6 +238,10 @@ class Requests:
             "Labels": self._node.labels,
         }
         return [node], ()
+
+    def timeline(self, _: Request) -> Answer:
+        """-> [[pid, is_actor, name, thread, start_ns, end_ns], ...], the latest; nothing where that is off."""
+        return (list(self._node.timeline) if self._node.timeline.maxlen else None), ()
 
     def state(self, _: Request) -> Answer:
         """-> {"jobs", "workers", "actors"}: what is there now."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import socket
+from collections import deque
 from typing import Any
 
 from actorflow import _hot, config
@@ -68,6 +69,7 @@ class Node:
         self._private = private
         self._job_count = 0
         self._fork_jobs: dict[tuple[int, int], Job] = {}
+        self.timeline: deque[list[Any]] = deque(maxlen=settings.timeline_events)
         self._stop_asked: asyncio.Future[str] = loop.create_future()
         self._workers_gone = asyncio.Event()
         self.store = Store(_hot.client_address())

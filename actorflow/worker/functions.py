@@ -10,7 +10,7 @@ from typing import Any
 from actorflow import _hot
 from actorflow.client import calls
 from actorflow.client.remote_function import RemoteFunction, Retried
-from actorflow.worker import printing
+from actorflow.worker import printing, timeline
 
 KEPT_FUNCTIONS = 512  # more than a job has; one that makes functions in a loop must not fill the memory
 
@@ -28,7 +28,7 @@ class Body:
     __slots__ = ("function", "group", "is_async", "is_coroutine", "name", "retry_on", "title")
 
     def __init__(self, function: Callable[..., Any], name: str, group: int = 0, retry_on: Types = ()) -> None:
-        self.function = function
+        self.function = timeline.recorded(function, name)
         self.name = name
         self.group = group
         self.retry_on = retry_on

@@ -25,7 +25,7 @@ from actorflow.core.resources import in_ones
 from actorflow.errors import NodeDiedError, RuntimeEnvSetupError
 from actorflow.runtime_env import environment as environments
 from actorflow.shm.titles import Titles
-from actorflow.worker import interrupts, printing, settling
+from actorflow.worker import interrupts, printing, settling, timeline
 from actorflow.worker.actor import host
 from actorflow.worker.devices import Devices
 from actorflow.worker.executor_async import TASKS_AT_ONCE, AsyncExecutor
@@ -54,6 +54,7 @@ def run(
         Worker(_hot.hold(commands, "mailbox")).obey()
     except (_hot.NodeGoneError, NodeDiedError):
         pass  # whoever waits for this worker is told by others
+    timeline.finish()
     atexit._run_exitfuncs()
     _hot.detach()
     sys.exit(0)

@@ -36,7 +36,8 @@ class Child:
 
     def have_looked(self, *names: str) -> list[str | None]:
         own = look.options(runtime_env={"env_vars": {"B": "of the child"}})
-        return af.get(look.remote(*names))[2] + af.get(own.remote(*names))[2]
+        seen: list[str | None] = af.get(look.remote(*names))[2] + af.get(own.remote(*names))[2]
+        return seen
 
 
 @pytest.fixture

