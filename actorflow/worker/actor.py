@@ -16,7 +16,7 @@ from actorflow.client import assignment, blocking, handles, runtime
 from actorflow.client.actor_class import ActorClass, ActorPlan, retry_on
 from actorflow.errors import Death, DeathKind
 from actorflow.wire import failures
-from actorflow.worker import printing, settling
+from actorflow.worker import printing, settling, timeline
 from actorflow.worker.executor_async import AsyncExecutor
 from actorflow.worker.executor_sync import SyncExecutor
 from actorflow.worker.executor_threads import ThreadsExecutor
@@ -180,6 +180,7 @@ class Host:
 
     def _end(self, kind: DeathKind, cause: BaseException | None = None) -> bytes:
         """Tells the node how the actor ended; returns what those who call it get."""
+        timeline.finish()  # the node ends this process next
         death = Death(kind, pid=os.getpid(), node_id=self._session.node_id)
         error = errors.ActorDiedError(actor_name=self._title, actor_id=self._id, death=death, cause=cause)
         data = settling.encode(error, self._title)
