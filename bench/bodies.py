@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -39,6 +40,12 @@ class AsyncServer:
 def small_value() -> bytes:
     """Return two bytes."""
     return SMALL
+
+
+def small_values(items: int) -> Iterator[bytes]:
+    """Yield two bytes so many times."""
+    for _ in range(items):
+        yield SMALL
 
 
 def process_id(*_arguments: object) -> int:

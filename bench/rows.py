@@ -102,6 +102,7 @@ _OBJECTS = (
         "queue_pickle",
     ),
     _rate("wait_each", "wait, 1,000 refs one by one", 30),
+    _rate("stream", "streaming generator, 1,000 items", 30),
     _rate("get_nested_refs", "get one object that holds 10,000 refs", 5),
 )
 _PROCESSES = (

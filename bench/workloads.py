@@ -98,6 +98,7 @@ _ALL = [
     Workload("get_100mb", "get_array", {"size_bytes": 100 * MEGABYTE}),
     Workload("task_100mb", "task_with_array", {"size_bytes": 100 * MEGABYTE}),
     Workload("wait_each", "wait_each", {"calls": BURST}),
+    Workload("stream", "stream", {"items": BURST}),
     Workload("get_nested_refs", "get_nested_refs", {"count": NESTED_REFS}),
     Workload("started", "", measure="started", warm_up_s=0, fresh=True),
     Workload("twenty_actors", "make_actors", {"count": 20}, warm_up_s=0, time_limit_s=180),

@@ -171,6 +171,15 @@ class CoreApiSystem(System):
 
         return Operation(wait_one_by_one)
 
+    def stream(self, items: int) -> Operation:
+        get, task = self.api.get, self.api.remote(num_returns="streaming")(bodies.small_values)
+
+        def read() -> None:
+            for ref in task.remote(items):
+                get(ref)
+
+        return Operation(read)
+
     def get_nested_refs(self, count: int) -> Operation:
         ref = self.api.remote(make_refs).remote(self.api_name, count)
         return Operation(lambda: self.api.get(ref))
