@@ -215,6 +215,7 @@ class Placing:
         """The placement group is no more: gives its resources back once no queue and no actor is made for them."""
         if group in self._book.pools:
             self._book.pools[group].leaving = True
+            self._leave_line(self.actors[_group_actor(group)])
 
     def give_back_groups(self) -> None:
         """Gives back the resources of groups that are no more and have no users."""
@@ -229,6 +230,10 @@ class Placing:
                 for name in pool.units.units:
                     self._beside_actors.pop(name, None)
                     self._passing.pop(name, None)
+
+    def _leaves(self, actor: Actor) -> bool:
+        """Whether it is a placement group that is no more."""
+        return bool(actor.bundles) and self._book.pools[_group_of(actor)].leaving
 
     def process_gone(self, actor_id: ActorId) -> None:
         """The process of a hosted actor has ended: gives back all that it held, and forgets it."""
@@ -266,7 +271,8 @@ class Placing:
         right = {
             "what is left beside actors": beside == self._beside_actors,
             "what passes through": passing == self._passing,
-            "who waits": waiting == {a.id for a in self.actors.values() if a.holds is None},
+            "who waits": waiting
+            == {a.id for a in self.actors.values() if a.holds is None and not self._leaves(a)},
             "who has no worker": self.unhosted.keys()
             == {
                 a.id

@@ -25,6 +25,7 @@ from actorflow.errors import PlacementGroupError
 
 TOTAL = ResourceSet.of(CPU=4, GPU=2)
 JOB = JobId(1)
+EVENTS_AT_MOST = 1000  # that follow from one: what goes on for ever is a fault of the decisions
 ONE_CPU, TWO_CPUS = ResourceSet.of(CPU=1), ResourceSet.of(CPU=2)
 
 
@@ -158,7 +159,10 @@ class Groups(RuleBasedStateMachine):
     def tell(self, event: ev.Event) -> None:
         self.now_s += 0.1
         todo = [event]
+        steps = 0
         while todo:
+            steps += 1
+            assert steps < EVENTS_AT_MOST, todo
             for effect in self.scheduler.handle(todo.pop(0), self.now_s):
                 if isinstance(effect, ev.GroupReserved):
                     assert effect.group in self.alive
