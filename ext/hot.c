@@ -95,7 +95,7 @@ static void session_detach(struct session *session) {
     struct af_client *client = &session->client;
     uint32_t outer = af_op_begin(client, AF_OP_HOLD);
     for (struct hold *pin = session->pinned; pin; pin = pin->following) af_block_hold(client, pin->block);
-    af_slot_drop_holds(client, client->slot_index);
+    af_slot_clear_holds(client);
     for (struct hold *pin = session->pinned; pin; pin = pin->following)
       (void)af_hold_record(client, pin->block, &pin->index);
     af_op_end(client, outer);

@@ -49,4 +49,5 @@ class Pressure:
     def validate(self) -> None:
         """Checks the invariant."""
         assert 0 <= self.target_bytes <= self._capacity_bytes
-        assert self._extra_bytes >= 0 and self._wanted_bytes >= 0
+        assert self._extra_bytes >= 0
+        assert self._wanted_bytes >= 0

@@ -49,7 +49,10 @@ def host(
             name_of=host.name_of,
         )
     )
-    host.run()
+    try:
+        host.run()
+    finally:  # the instance is freed with its last method
+        assignment.take(assignment.NOTHING)
 
 
 class Host:

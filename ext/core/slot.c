@@ -119,7 +119,7 @@ bool af_slot_is(const struct af_client *client, uint32_t index, uint32_t epoch) 
 void af_slot_release(struct af_client *client) {
   struct af_slot *slot = client->slot;
   uint32_t outer = af_op_begin(client, AF_OP_SETTLE_HOLDS);
-  af_slot_drop_holds(client, client->slot_index);
+  af_slot_clear_holds(client);
   for (uint8_t i = 0; i < AF_BOARDS; i++)
     if (atomic_load_explicit(&slot->boards[i], memory_order_relaxed) != 0)
       af_board_destroy(client, i);
@@ -127,7 +127,6 @@ void af_slot_release(struct af_client *client) {
   af_heap_leave(client);
   AF_POINT(client, 123);
   af_op_end(client, outer);
-  client->hold_chunk_count = client->hold_free_count = client->hold_fresh = client->hold_capacity = 0;
   client->slot = NULL;
   atomic_store_explicit(&slot->owner, af_slot_word(epoch_next(client->epoch), AF_SLOT_FREE), memory_order_release);
 }
@@ -291,6 +290,11 @@ uint32_t af_slot_drop_holds(struct af_client *client, uint32_t index) {
   }
   af_op_end(client, outer);
   return dropped;
+}
+
+void af_slot_clear_holds(struct af_client *client) {
+  af_slot_drop_holds(client, client->slot_index);
+  client->hold_chunk_count = client->hold_free_count = client->hold_fresh = client->hold_capacity = 0;
 }
 
 /* ---- fork ---- */

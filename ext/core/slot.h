@@ -71,6 +71,8 @@ void af_slot_release(struct af_client *client);
 /* Drops every hold of a slot and frees its hold table: of the own one, of the dead, of a fork that failed. Repeatable.
  * Returns how many. */
 uint32_t af_slot_drop_holds(struct af_client *client, uint32_t index);
+/* The same with the client's own table, which then begins anew: holds may be recorded again. */
+void af_slot_clear_holds(struct af_client *client);
 
 /* Holds. An index into the hold table stands for one counted reference of this process. */
 /* Records a hold whose count the caller already owns (allocation, or af_block_hold before). AF_FULL: no room. */

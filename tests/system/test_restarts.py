@@ -62,7 +62,8 @@ class Mortal:
         return note(path, what)
 
     def wait(self, gate: Any) -> int:
-        return af.get(gate.pass_through.remote())
+        passed: int = af.get(gate.pass_through.remote())
+        return passed
 
     @af.method(max_task_retries=1)
     def may_twice(self, path: Path, times: int) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import time
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -64,7 +64,7 @@ def alarm() -> str:
     before = signal.signal(signal.SIGALRM, ring)
     signal.setitimer(signal.ITIMER_REAL, 0.05)
     try:
-        time.sleep(60)  # noqa: ASYNC251, RUF100 - what the signal is to end
+        threading.Event().wait(60)  # what the signal is to end
     except TimeoutError as error:
         return str(error)
     finally:

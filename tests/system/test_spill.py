@@ -51,7 +51,8 @@ def piece(number: int) -> np.ndarray[Any, Any]:
 
 def node_process() -> psutil.Process:
     current = runtimes.current()
-    assert current is not None and current._connection is not None
+    assert current is not None
+    assert current._connection is not None
     return psutil.Process(current._connection.node_pid)
 
 
@@ -168,7 +169,7 @@ def test_a_disk_that_cannot_be_written_loses_nothing(start: Any, tmp_path: Path)
     missing = str(tmp_path / "missing")
     with start(missing):
         refs = []
-        with pytest.raises(af.OutOfDiskError) as caught:
+        with pytest.raises(af.OutOfDiskError) as caught:  # noqa: PT012 - which of them it is, is the next question
             for i in range(PIECES):
                 refs.append(af.put(piece(i)))
         assert caught.value.path == missing

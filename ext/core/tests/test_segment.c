@@ -84,6 +84,25 @@ static void test_slots(void) {
 
 #define HOLDS 9000u /* the first chunk and two further ones */
 
+static void test_holds_begin_anew(void) {
+  struct af_client node;
+  uint32_t index;
+  segment_make(&node, 8 * MIB, 4 * MIB, 0);
+  af_off block = bytes_make(&node, 128);
+  CHECK_OK(af_hold_record(&node, block, &index));
+  for (uint32_t i = 0; i < HOLDS; i++)
+    CHECK_OK(af_hold_take(&node, block, &index));
+  af_block_hold(&node, block);
+  af_slot_clear_holds(&node);
+  CHECK(block_at(&node, block)->count == 1, "only the caller's is left");
+  CHECK_OK(af_hold_record(&node, block, &index));
+  CHECK(index == 0 && af_hold_block(&node, 0) == block, "in a table of its own");
+  audit_clean(&node, 1);
+  CHECK(af_slot_drop_holds(&node, 0) == 1, "which is found");
+  audit_clean(&node, 0);
+  af_segment_unmap(&node);
+}
+
 static void test_holds(void) {
   struct af_client node;
   static uint32_t indices[HOLDS];
@@ -195,6 +214,7 @@ int main(void) {
   RUN(test_segment_is_sealed);
   RUN(test_slots);
   RUN(test_holds);
+  RUN(test_holds_begin_anew);
   RUN(test_hold_without_memory);
   RUN(test_fork);
   RUN(test_fork_without_memory);
