@@ -31,6 +31,7 @@ class RemoteFunction:
     """A function that runs as a task. Calling it (or its `.remote`) sends a call and returns a ref at once."""
 
     def __init__(self, function: Callable[..., Any], options: TaskOptions) -> None:
+        calls.refuse_absent(options)
         functools.update_wrapper(self, function)
         self.function = function
         self._options = options

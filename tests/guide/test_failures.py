@@ -128,12 +128,15 @@ def test_a_killed_actor_is_dead() -> None:
         ray.get(idle.ping.remote())
 
 
-def test_a_value_is_there_whatever_became_of_the_task_that_put_it() -> None:
-    @ray.remote(max_calls=1)
-    def make() -> list[Any]:
-        return [ray.put("made by a process that has ended")]
+def test_a_value_is_there_whatever_became_of_the_process_that_put_it() -> None:
+    @ray.remote
+    class Maker:
+        def make(self) -> list[Any]:
+            return [ray.put("made by a process that has ended")]
 
-    (inner,) = ray.get(make.remote())
+    maker = Maker.remote()
+    (inner,) = ray.get(maker.make.remote())
+    ray.kill(maker)
     assert ray.get(inner) == "made by a process that has ended"
 
 
