@@ -48,11 +48,11 @@ class MemoryMachine(RuleBasedStateMachine):
         made.holds.append((client, index[0]))
         self.live.append(made)
 
-    @rule(client=CLIENTS, size_bytes=st.one_of(st.integers(64, 4096), st.integers(4097, 131072)))
+    @rule(client=CLIENTS, size_bytes=st.one_of(st.integers(128, 4096), st.integers(4097, 131072)))
     def allocate_message(self, client: int, size_bytes: int) -> None:
         self.allocate(client, size_bytes, False)
 
-    @rule(client=CLIENTS, size_bytes=st.integers(64, 3 << 20))
+    @rule(client=CLIENTS, size_bytes=st.integers(128, 3 << 20))
     def allocate_object(self, client: int, size_bytes: int) -> None:
         self.allocate(client, size_bytes, True)
 
