@@ -55,7 +55,7 @@ static inline bool put_back(struct af_client *client, af_off cell, uint64_t numb
   if (!is_retriable(number) || cell_of(client, cell)->attempt > 0 || number / 6 % 2 != 0)
     return false;
   int status = af_cell_retry(client, cell);
-  CHECK(status == AF_OK || status == AF_CLOSED || status == AF_FULL, "retry gave %d", status);
+  CHECK(status == AF_OK || status == AF_EMPTY || status == AF_CLOSED || status == AF_FULL, "retry gave %d", status);
   return status == AF_OK;
 }
 
