@@ -271,7 +271,7 @@ static PyGetSetDef getset[] = {
     {"name", call_get_name, NULL, NULL, NULL},       {"caller", call_get_caller, NULL, NULL, NULL},
     {"number", call_get_number, NULL, NULL, NULL},   {"attempt", call_get_attempt, NULL, NULL, NULL},
     {"retries", call_get_retries, NULL, NULL, NULL}, {"retry_exceptions", call_get_retry_exceptions, NULL, NULL, NULL},
-    {"number", call_get_number, NULL, NULL, NULL},   {"limit_s", call_get_limit, NULL, NULL, NULL},
+    {"limit_s", call_get_limit, NULL, NULL, NULL},
     {"told", call_get_told, NULL, NULL, NULL},       {"wish", call_get_wish, NULL, NULL, NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };

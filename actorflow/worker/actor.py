@@ -22,9 +22,8 @@ from actorflow.worker.executor_sync import SyncExecutor
 from actorflow.worker.executor_threads import ThreadsExecutor
 from actorflow.worker.functions import Body
 
-LAST_WORDS_BYTES = (
-    32 * 1024
-)  # of what a constructor raised: the node keeps it for all who will call the actor
+# Of what a constructor raised: the node keeps it for all who will call the actor.
+LAST_WORDS_BYTES = 32 * 1024
 
 
 def host(

@@ -13,7 +13,7 @@ import numpy as np
 
 from bench import bodies
 from bench.systems.base import Operation, System
-from bench.workloads import BACKLOG_TASK_S, DOOMED_CALL_S, FLOOD_CALL_S, FLOOD_PAYLOAD_BYTES
+from bench.workloads import BACKLOG_TASK_S, BEGUN_S, DOOMED_CALL_S, FLOOD_CALL_S, FLOOD_PAYLOAD_BYTES
 
 
 @functools.cache
@@ -195,7 +195,7 @@ class CoreApiSystem(System):
             (server,) = self._servers(1)
             pid = self.api.get(server.process_id.remote())
             ref = server.work.remote(b"", DOOMED_CALL_S)
-            time.sleep(DOOMED_CALL_S / 1000)  # it runs
+            time.sleep(BEGUN_S)
             begin = time.perf_counter()
             os.kill(pid, signal.SIGKILL)
             try:
