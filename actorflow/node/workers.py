@@ -27,13 +27,26 @@ from actorflow.shm.store import Role, SlotState, Store, StoreError
 STATUS_WAIT_S = (
     0.015  # the zygote reports within 1 ms unless it is stopped; a death is to be settled within 20 ms
 )
+YOUNG_S = 1.0  # a worker that is to end at its start does so in milliseconds
 COMMAND_CREDIT = 16  # orders that one worker may have before it: serve, leave, exit, and a few
 
 
 class Worker:
     """One process. `job`: whose it is, from its first order on. `sentence`: why the node is killing it."""
 
-    __slots__ = ("commands", "epoch", "gpus", "id", "job", "pid", "queue", "sentence", "slot", "watch")
+    __slots__ = (
+        "born_s",
+        "commands",
+        "epoch",
+        "gpus",
+        "id",
+        "job",
+        "pid",
+        "queue",
+        "sentence",
+        "slot",
+        "watch",
+    )
 
     def __init__(self, worker: WorkerId, slot: int, epoch: int, commands: _hot.Target) -> None:
         self.id = worker
@@ -44,6 +57,7 @@ class Worker:
         self.queue: Queue | None = None
         self.gpus: GpuShare = ()
         self.pid = 0
+        self.born_s = 0.0  # time of the loop
         self.watch: Watch | None = None
         self.sentence: Death | None = None
 
@@ -169,7 +183,7 @@ class Workers:
                 os.close(descriptor)
             return
         pidfd, *output = descriptors
-        worker.pid = pid
+        worker.pid, worker.born_s = pid, self._loop.time()
         self._listener.worker_born(worker, output)
         worker.watch = Watch(self._loop, pidfd, lambda: self._ended(worker))
         if worker.sentence is not None:
@@ -216,10 +230,15 @@ class Workers:
         self._listener.worker_gone(worker, death)
 
     def is_unborn(self, worker: Worker) -> bool:
-        """Whether a worker that has ended, and nobody has killed, never took an order."""
+        """Whether a worker that has ended, and the node has not killed, could not even begin.
+
+        It left an order unread, or had no order and was young: one that has been idle for longer was fine until then.
+        """
         if worker.sentence is not None:
             return False
-        return worker.job is None or self._store.facts(worker.commands.mailbox.name).depth > 0
+        if self._store.facts(worker.commands.mailbox.name).depth > 0:
+            return True
+        return worker.job is None and self._loop.time() - worker.born_s < YOUNG_S
 
     def is_busy(self, worker: Worker) -> bool:
         """Whether user code runs in the worker's main thread now."""
