@@ -199,7 +199,7 @@ class Call:
 
     @property
     def function(self) -> tuple[int, int]:
-        """Name of the function's cell: the key for a cache."""
+        """Name of the function's cell: the key for a cache. Of a method's call its retry_exceptions; (0, 0): none."""
 
     @property
     def name(self) -> tuple[int, int]: ...
@@ -290,6 +290,9 @@ def in_wait() -> bool:
 def join(mailbox: Hold) -> None: ...
 def leave(mailbox: Hold) -> None: ...
 def must_leave() -> bool: ...
+def leave_soon() -> None:
+    """This worker leaves its task queue after what it runs now: must_leave is True until `leave`."""
+
 def task_done() -> None: ...
 
 # -- streams ----------------------------------------------------------------------------------------------------------

@@ -341,6 +341,15 @@ static PyObject *calls_must_leave(PyObject *module, PyObject *unused) {
   return client ? PyBool_FromLong(atomic_load(&client->slot->leave) != 0) : NULL;
 }
 
+/* As if the node had asked for it. */
+static PyObject *calls_leave_soon(PyObject *module, PyObject *unused) {
+  (void)module, (void)unused;
+  struct af_client *client = hot_client();
+  if (!client) return NULL;
+  atomic_store(&client->slot->leave, 1);
+  Py_RETURN_NONE;
+}
+
 static PyObject *calls_task_done(PyObject *module, PyObject *unused) {
   (void)module, (void)unused;
   struct af_client *client = hot_client();
@@ -352,6 +361,7 @@ static PyObject *calls_task_done(PyObject *module, PyObject *unused) {
 static PyMethodDef functions[] = {
     {"enter", calls_enter, METH_O, NULL},           {"join", calls_join, METH_O, NULL},
     {"leave", calls_leave, METH_O, NULL},           {"must_leave", calls_must_leave, METH_NOARGS, NULL},
+    {"leave_soon", calls_leave_soon, METH_NOARGS, NULL},
     {"task_done", calls_task_done, METH_NOARGS, NULL},
     {"current_call", calls_current_call, METH_NOARGS, NULL}, {NULL, NULL, 0, NULL},
 };

@@ -119,15 +119,6 @@ def environment_of(options: TaskOptions | ActorOptions) -> str:
     return environment.normal(options.runtime_env)
 
 
-def refuse_absent(options: TaskOptions) -> None:
-    """NotImplementedError for options that would change what happens, and cannot yet."""
-    if options.max_calls:
-        raise NotImplementedError(
-            "task option max_calls is not there yet: for a process that ends after some calls, use an actor and "
-            "af.exit_actor()"
-        )
-
-
 def short_name(subject: Any) -> str:
     """What errors call a function or class: its qualified name, without where it was defined."""
     name = getattr(subject, "__qualname__", None) or repr(subject)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 import weakref
+from collections.abc import Hashable
 from typing import Any
 
 import cloudpickle
@@ -15,17 +16,19 @@ import cloudpickle
 from actorflow import _hot
 from actorflow.client import calls, runtime
 
-_exports: weakref.WeakKeyDictionary[Any, Export] = weakref.WeakKeyDictionary()
+_exports: weakref.WeakKeyDictionary[Any, dict[Hashable, Export]] = weakref.WeakKeyDictionary()
 
 
-def export_of(subject: Any) -> Export:
-    """The export of a function or class: one for each of them, however often it is decorated."""
+def export_of(subject: Any, terms: Hashable = None) -> Export:
+    """The export of a function or class: one for each of them and all `terms` on which it is called, however often it
+    is decorated."""
     try:
-        export = _exports.get(subject)
-        if export is None:
-            export = _exports[subject] = Export(subject)
+        exports = _exports.setdefault(subject, {})
     except TypeError:  # neither hashable nor weakly referable: a callable object
         return Export(subject)
+    export = exports.get(terms)
+    if export is None:
+        export = exports[terms] = Export(subject)
     return export
 
 

@@ -9,6 +9,7 @@ actor's mailbox directly: one dictionary look-up and one C call.
 from __future__ import annotations
 
 import difflib
+import functools
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -138,6 +139,7 @@ class ActorMethod:
         "_retries",
         "_retry",
         "_returns",
+        "_types",
     )
 
     def __init__(
@@ -151,6 +153,7 @@ class ActorMethod:
         groups: tuple[str, ...] = (),
         retries: int = 0,
         retry: bool | None = None,
+        types: _hot.Reference | None = None,
     ) -> None:
         self._handle_hold = hold  # the actor lives on while a method of it is kept
         self._door = door
@@ -161,7 +164,8 @@ class ActorMethod:
         self._limit = limit
         self._groups = groups
         self._retries = retries
-        self._retry = retry  # retry_exceptions of this call; None: the method's own
+        self._retry = retry  # retry_exceptions of this call; None: those of `types`, or the method's own
+        self._types = types  # to a tuple of exceptions
         # Who waits inside a call keeps others from reading its own mailbox: two such could wait for each other.
         self._block = not (limit or runtime.in_worker())
 
@@ -174,7 +178,14 @@ class ActorMethod:
         """
         try:
             return self._call(
-                self._number, args, kwargs, self._returns, None, self._block, self._retries, self._retry
+                self._number,
+                args,
+                kwargs,
+                self._returns,
+                self._types,
+                self._block,
+                self._retries,
+                self._retry,
             )
         except Exception as error:
             return self._call_again(error, args, kwargs)
@@ -198,11 +209,10 @@ class ActorMethod:
             group = number_of_group(checked.concurrency_group, self._groups, self._label)
             number = method_and_group(number)[0] | group << _GROUP_SHIFT
         retries = self._retries if checked.max_task_retries is None else checked.max_task_retries
-        retry = checked.retry_exceptions if "retry_exceptions" in options else self._retry
-        if isinstance(retry, tuple):
-            raise NotImplementedError(
-                "retry_exceptions as a list is for @af.method; .options() of a method takes True or False"
-            )
+        retry, types = self._retry, self._types
+        if "retry_exceptions" in options:
+            asked = checked.retry_exceptions
+            retry, types = (asked, None) if isinstance(asked, bool) else (None, _exported_types(asked))
         return type(self)(
             self._handle_hold,
             self._door,
@@ -213,6 +223,7 @@ class ActorMethod:
             self._groups,
             retries,
             retry,
+            types,
         )
 
     def _call_again(self, error: Exception, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -232,7 +243,14 @@ class ActorMethod:
                 ) from None
             return calls.again_with_room(
                 lambda: self._call(
-                    self._number, args, kwargs, self._returns, None, self._block, self._retries, self._retry
+                    self._number,
+                    args,
+                    kwargs,
+                    self._returns,
+                    self._types,
+                    self._block,
+                    self._retries,
+                    self._retry,
                 )
             )
         raise calls.translated(error, lambda: calls.argument_parts(None, args, kwargs)) from None
@@ -256,6 +274,20 @@ class OwnActorMethod(ActorMethod):
         return given
 
     __call__ = remote
+
+
+@functools.lru_cache(maxsize=64)
+def _exported_types(types: tuple[type[BaseException], ...]) -> _hot.Reference:
+    """A ref to types of exceptions. TypeError: one of them cannot be pickled."""
+    runtime.require()
+    try:
+        exported: _hot.Reference = _hot.put(types)
+    except Exception as error:
+        raise calls.translated(error, lambda: [("method option retry_exceptions", types)]) from None
+    return exported
+
+
+runtime.at_end(_exported_types.cache_clear)
 
 
 def _references(given: Any) -> list[_hot.Reference]:

@@ -13,35 +13,42 @@ from typing import Any, NamedTuple
 
 from actorflow import _hot, errors
 from actorflow.client import calls, generators, runtime
-from actorflow.client.exports import Export, export_of, is_named
+from actorflow.client.exports import export_of, is_named
 from actorflow.client.where import where_of
 from actorflow.options import TaskOptions
 
 MOST_LIMIT_MS = 2**32 - 1  # 49 days
 
 
-class Retried(NamedTuple):
-    """A function as it is exported where its calls are to be run again after exceptions of certain types."""
+class Terms(NamedTuple):
+    """What a worker has to know of a function before it runs its calls."""
+
+    retry_on: tuple[type[BaseException], ...] = ()  # exceptions after which a call is run again
+    max_calls: int = 0  # after so many the worker ends; 0: no limit
+
+
+class OnTerms(NamedTuple):
+    """A function as it is exported where there are terms."""
 
     function: Any
-    on: tuple[type[BaseException], ...]
+    terms: Terms
 
 
 class RemoteFunction:
     """A function that runs as a task. Calling it (or its `.remote`) sends a call and returns a ref at once."""
 
     def __init__(self, function: Callable[..., Any], options: TaskOptions) -> None:
-        calls.refuse_absent(options)
         functools.update_wrapper(self, function)
         self.function = function
         self._options = options
-        self._export = export_of(function)
         self._returns = calls.returns_of(
             function, options.num_returns, options.generator_backpressure_num_objects
         )
         self._retries = options.max_retries
         retry = options.retry_exceptions
         self._retry = retry if isinstance(retry, bool) else None
+        self._terms = Terms(() if isinstance(retry, bool) else retry, options.max_calls)
+        self._export = export_of(function, self._terms)
         self._environment = calls.environment_of(options)
         self._named_by: Any = self  # what its module may have under the function's name
         self._bound_call: Callable[..., Any] = self._bind_and_call
@@ -110,11 +117,10 @@ class RemoteFunction:
         return refs if self._returns > 1 else refs[0] if self._returns else None
 
     def _exported(self, travels_as: Any) -> _hot.Reference:
-        """What its calls name. Types of exceptions to retry on travel with the function."""
-        types = self._options.retry_exceptions
-        if isinstance(types, bool):
-            return self._export.reference(travels_as)
-        return Export(self.function).reference(Retried(travels_as, types))
+        """What its calls name: the function, with the terms if there are any."""
+        return self._export.reference(
+            travels_as if self._terms == Terms() else OnTerms(travels_as, self._terms)
+        )
 
     def _call_again(self, error: Exception, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The way of a call that was refused at first."""

@@ -81,9 +81,10 @@ class WorkersNotStarted:
 
 @dataclass(frozen=True, slots=True)
 class WorkerLeftQueue:
-    """The worker no longer reads its queue and waits for an order."""
+    """The worker no longer reads its queue and waits for an order. `worn_out`: it has run enough and is to end."""
 
     worker: WorkerId
+    worn_out: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -156,7 +156,8 @@ class Scheduler:
         worker = self._pool.workers.get(event.worker)
         if worker is not None and worker.queue is not None:  # else it died meanwhile
             queue, gpus = self._pool.left(worker, self._now_s)
-            if gpus and worker.state is WorkerState.IDLE:  # it sees those devices for life
+            # One that had devices sees those for life.
+            if (gpus or event.worn_out) and worker.state is WorkerState.IDLE:
                 self._stop(worker, force=False)
             self._detached(queue, gpus)
 

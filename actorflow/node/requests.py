@@ -187,10 +187,10 @@ class Requests:
     # -- from workers
 
     def left(self, request: Request) -> Answer:
-        """The worker reads no queue any more and waits for an order."""
-        worker = self._worker(request)
+        """{"worn_out": whether it has run enough calls}: the worker reads no queue any more and waits for an order."""
+        worker, worn_out = self._worker(request), request.field("worn_out", bool, False)
         self._node.workers.left(worker)
-        self._node.tell(events.WorkerLeftQueue(worker.id))
+        self._node.tell(events.WorkerLeftQueue(worker.id, worn_out))
         return NOTHING
 
     def actor_initialised(self, request: Request) -> Answer:

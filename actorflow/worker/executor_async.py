@@ -117,7 +117,7 @@ class AsyncExecutor:
             try:
                 call = _hot.take_nowait(self._mailbox)
             except _hot.ClosedError:
-                self._stop()
+                self.take_no_more()
                 return
             if call is None:
                 if not self._tasks:
@@ -126,7 +126,8 @@ class AsyncExecutor:
             self._begin(call)
         self._loop.call_soon(self._take)
 
-    def _stop(self) -> None:
+    def take_no_more(self) -> None:
+        """What runs goes on; nothing more is started."""
         self._taking = False
         self._changed.set()
 
@@ -198,7 +199,7 @@ class AsyncExecutor:
                 value = await _entering(call, generators.collect_async(call, value, body.name))
         except settling.ExitActor:
             self._leaving.append(call)
-            self._stop()
+            self.take_no_more()
         except asyncio.CancelledError as error:
             settling.fail(call, error, body.name)
             if not call.told:
@@ -217,7 +218,7 @@ class AsyncExecutor:
             value = _hot.run(call, body.function, args, kwargs)
         except settling.ExitActor:
             self._leaving.append(call)
-            self._stop()
+            self.take_no_more()
         except BaseException as error:
             settling.fail(call, error, body.name, retry_on)
         else:

@@ -74,11 +74,13 @@ class Worker:
 
     def __init__(self, commands: _hot.Hold) -> None:
         self._commands = commands
-        self._functions = Functions()
+        self._functions = Functions(self._wear_out)
         self._devices = Devices()
         self._runtime: runtime.Runtime | None = None
         self._lacks: RuntimeEnvSetupError | None = None  # why it cannot have its environment
         self._runner: asyncio.Runner | None = None
+        self._async_tasks: AsyncExecutor | None = None  # while some run
+        self._worn_out = False  # has run as many calls of a function as one process may
 
     def obey(self) -> None:
         """Does one order after another until one says exit."""
@@ -151,7 +153,14 @@ class Worker:
             ).serve()
         finally:
             _hot.leave(queue)
-        session.tell("left")
+        session.tell("left", worn_out=self._worn_out)
+
+    def _wear_out(self) -> None:
+        """The call that is about to run is the last one that this process takes."""
+        self._worn_out = True
+        _hot.leave_soon()
+        if self._async_tasks is not None:
+            self._async_tasks.take_no_more()
 
     def _body_of(self, call: _hot.Call) -> Body:
         """What the call runs; where this worker is not what it is to run in, the error that says why."""
@@ -165,6 +174,10 @@ class Worker:
             self._runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
 
         async def serve() -> None:
-            await AsyncExecutor(queue, self._body_of, (TASKS_AT_ONCE,)).serve_queue(call, body)
+            self._async_tasks = AsyncExecutor(queue, self._body_of, (TASKS_AT_ONCE,))
+            await self._async_tasks.serve_queue(call, body)
 
-        self._runner.run(serve())
+        try:
+            self._runner.run(serve())
+        finally:
+            self._async_tasks = None

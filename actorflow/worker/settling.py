@@ -131,8 +131,22 @@ def _is_to_retry(call: _hot.Call, error: BaseException, retry_on: tuple[type[Bas
         return False
     said = call.retry_exceptions
     if said is None:
-        return isinstance(error, retry_on)
+        return isinstance(error, _types_of(call, error, retry_on))
     return said and isinstance(error, Exception)
+
+
+def _types_of(
+    call: _hot.Call, error: BaseException, retry_on: tuple[type[BaseException], ...]
+) -> tuple[type[BaseException], ...]:
+    """The exceptions on which the call is run again: a call of a method may bear its own, else `retry_on`."""
+    if not (call.method and call.function[0]):
+        return retry_on
+    try:
+        types: tuple[type[BaseException], ...] = call.load_function()
+    except Exception as problem:
+        error.add_note(f"retry_exceptions of this call could not be loaded in the actor: {problem!r}")
+        return ()
+    return types
 
 
 def put_back(call: _hot.Call) -> bool:

@@ -34,7 +34,8 @@ struct af_slot {
   _Atomic uint32_t token;         /* 1: counted in serving->active */
   _Atomic uint32_t blocked;       /* 1: waits inside a call */
   /* node -> process */
-  _Alignas(AF_LINE) _Atomic uint32_t leave; /* node: 1: leave the task queue after this task; the process clears it */
+  _Alignas(AF_LINE) _Atomic uint32_t leave; /* node, or the process itself: 1: leave the task queue after this task; the
+                                           * process clears it */
   _Atomic uint32_t marks;         /* own process: odd while serving, token, blocked and the mailbox' sums of them change */
   _Atomic uint64_t cancel;        /* reserved: call to interrupt */
   _Atomic uint64_t asleep;        /* own process: mailbox among whose sleepers it is counted, 0: none */

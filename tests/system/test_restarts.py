@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import tempfile
 import time
+import types
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -75,6 +77,9 @@ class Mortal:
         if before < times:
             raise KeyError(before)
         return before
+
+    def raise_plainly(self, path: Path, times: int) -> int:
+        return int(Mortal.cls.raise_at_first(self, path, times))
 
     def leave(self) -> None:
         af.exit_actor()
@@ -173,6 +178,40 @@ def test_exceptions_of_methods_are_retried_without_a_restart(notes: Path) -> Non
     with pytest.raises(KeyError):
         af.get(actor.raise_at_first.options(retry_exceptions=False).remote(notes, 1))
     assert af.get(actor.pid.remote()) == pid
+
+
+@pytest.fixture
+def unknown_to_workers(monkeypatch: pytest.MonkeyPatch) -> type[Exception]:
+    """An exception of a module that this process alone has."""
+    module = types.ModuleType("only_here")
+    kind = type("Strange", (Exception,), {"__module__": "only_here"})
+    vars(module)["Strange"] = kind
+    monkeypatch.setitem(sys.modules, "only_here", module)
+    return kind
+
+
+@pytest.mark.parametrize(("kinds", "runs"), [([KeyError], 3), ([OSError, LookupError], 3), ([OSError], 1)])
+def test_a_call_of_a_method_says_on_which_exceptions_it_is_retried(
+    notes: Path, kinds: list[type[Exception]], runs: int
+) -> None:
+    actor = Mortal.remote()
+    method = actor.raise_plainly.options(max_task_retries=2, retry_exceptions=kinds)
+    with pytest.raises(KeyError) as caught:
+        af.get(method.remote(notes, 9), timeout=DEADLINE_S)
+    assert len(list(notes.iterdir())) == runs
+    assert isinstance(caught.value, af.TaskError)
+    assert caught.value.attempt == runs
+
+
+def test_types_that_the_actor_cannot_load_are_no_reason_to_retry(
+    notes: Path, unknown_to_workers: type[Exception]
+) -> None:
+    actor = Mortal.remote()
+    method = actor.raise_plainly.options(max_task_retries=2, retry_exceptions=[unknown_to_workers])
+    with pytest.raises(KeyError) as caught:
+        af.get(method.remote(notes, 9), timeout=DEADLINE_S)
+    assert "only_here" in "".join(caught.value.__notes__)
+    assert af.get(actor.raise_plainly.remote(notes, 1), timeout=DEADLINE_S) == 1
 
 
 def test_async_calls_that_ran_are_retried(notes: Path) -> None:

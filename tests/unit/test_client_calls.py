@@ -144,8 +144,3 @@ def test_the_command_line_of_a_private_node(monkeypatch: pytest.MonkeyPatch) -> 
         *("--driver-fd", "5", "--num-cpus", "2", "--object-store-memory", "1048576"),
         *("--resources", '{"licence": 1}', "--preload", "os"),
     ]
-
-
-def test_an_option_that_is_not_there_yet_is_refused_by_name() -> None:
-    with pytest.raises(NotImplementedError, match="max_calls"):
-        af.remote(max_calls=1)(len)

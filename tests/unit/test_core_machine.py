@@ -219,6 +219,14 @@ class AnyOrder(RuleBasedStateMachine):
             self.tell(ev.WorkerLeftQueue(process.id))
 
     @rule(number=Number)
+    def wears_out(self, number: int) -> None:
+        """Has run enough calls: leaves unasked, and is to end."""
+        process = self.some(number)
+        if process is not None and process.joined and not process.call:
+            process.serves, process.joined, process.leaves = None, False, False
+            self.tell(ev.WorkerLeftQueue(process.id, worn_out=True))
+
+    @rule(number=Number)
     def call_starts(self, number: int) -> None:
         process = self.some(number)
         if process is None or process.serves is None or process.call or process.leaves or process.stops:

@@ -112,6 +112,17 @@ def test_a_worker_that_has_worked_ends_the_series_of_failed_starts() -> None:
     assert of(ev.StartWorkers, node.tell(ev.Tick(), 0.06)) == [ev.StartWorkers(1)]
 
 
+def test_a_worker_that_has_run_enough_is_ended_and_replaced_like_any_other() -> None:
+    node = Node(CPU=2, workers=1)
+    node.open(1, CPU=1)
+    node.see(1, depth=3)
+    effects = node.tell(ev.WorkerLeftQueue(WorkerId(1), worn_out=True))
+    assert of(ev.StopWorker, effects) == [ev.StopWorker(WorkerId(1), force=False)]
+    assert of(ev.StartWorkers, effects)
+    node.tell(ev.WorkerGone(WorkerId(1)))
+    assert len(of(ev.ServeQueue, node.ready(1))) == 1
+
+
 def test_what_can_never_run_is_reported_once_and_never_served() -> None:
     node = Node(CPU=2, workers=1)
     (report,) = node.open(1, CPU=3)
