@@ -404,11 +404,9 @@ class GetTimeoutError(ActorflowError, TimeoutError):
 
 
 class PendingCallsLimitExceeded(ActorflowError):
-    """Too many calls wait for one actor or queue. (The name is Ray's.)"""
+    """Too many calls to one actor have no result yet. (The name is Ray's.)"""
 
-    _template = (
-        "{e.limit:,} calls to {e.target} wait already: wait for some of them, or raise max_pending_calls"
-    )
+    _template = "{e.limit:,} calls to {e.target} are pending already: wait for some of them, or raise max_pending_calls"
     target: str
     limit: int
 

@@ -398,7 +398,9 @@ class ActorOptions(_Placed):
     max_concurrency: int | None = _row(
         None, _positive, "calls at once; by default 1, or 1000 if any method is async"
     )
-    max_pending_calls: int = _row(-1, _positive_or_endless, "calls that may wait in a caller; -1: no limit")
+    max_pending_calls: int = _row(
+        -1, _positive_or_endless, "calls of one process that may have no result yet; -1: no limit"
+    )
     name: str | None = _row(None, _word, "the name for af.get_actor")
     namespace: str | None = _row(None, _word, "the namespace of the name; by default the job's")
     lifetime: Literal["detached"] | None = _row(None, _lifetime, "'detached': outlives its handles and job")

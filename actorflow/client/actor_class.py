@@ -171,8 +171,7 @@ class ActorClass:
         return 0 if at_once else _hot.ORDERED
 
     def _credit(self, session: runtime.Runtime) -> int:
-        limit = self._options.max_pending_calls
-        return limit if limit > 0 else session.lane_credit
+        return max(self._options.max_pending_calls, session.lane_credit)
 
     def __mro_entries__(self, bases: tuple[Any, ...]) -> tuple[type]:
         return (self.cls,)

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 from actorflow import _hot, errors
 from actorflow.client import blocking, calls, generators, outside, runtime
+from actorflow.client.pending import PendingCalls
 from actorflow.client.refs import ObjectRef
 from actorflow.options import MethodOptions
 
@@ -38,7 +39,7 @@ class Description(NamedTuple):
     name: str
     methods: tuple[str, ...]
     returns: tuple[int, ...]
-    max_pending_calls: int = 0  # of one caller; 0: as many as the lane takes, and then a driver waits
+    max_pending_calls: int = 0  # of one process; 0: as many as the lane takes, and then a driver waits
     groups: tuple[str, ...] = ()
     retries: tuple[int, ...] = ()  # max_task_retries of each method; of __ready__ there is no limit
 
@@ -86,12 +87,21 @@ def method_and_group(number: int) -> tuple[int, int]:
 class Door:
     """This process' one Target for an actor: one lane, so that the order of calls is kept over all handles."""
 
-    __slots__ = ("__weakref__", "call", "description", "target")
+    __slots__ = ("__weakref__", "_pending", "call", "description", "target")
 
     def __init__(self, mailbox: _hot.Hold) -> None:
         self.description: Description | None = None  # of whatever handle came last
         self.target = _hot.Target(mailbox)
         self.call = self.target.call
+        self._pending: PendingCalls | None = None
+
+    def call_within(self, limit: int) -> Callable[..., Any]:
+        """What calls are made with where so many may be pending; 0: any number."""
+        if not limit:
+            return self.call
+        if self._pending is None:
+            self._pending = PendingCalls(self.call, limit)
+        return self._pending.call
 
 
 _doors: weakref.WeakValueDictionary[_hot.Hold, Door] = weakref.WeakValueDictionary()
@@ -157,7 +167,8 @@ class ActorMethod:
     ) -> None:
         self._handle_hold = hold  # the actor lives on while a method of it is kept
         self._door = door
-        self._call = generators.streaming(door.call) if returns <= _hot.STREAM else door.call
+        call = door.call_within(limit)
+        self._call = generators.streaming(call) if returns <= _hot.STREAM else call
         self._label = label
         self._number = number
         self._returns = returns

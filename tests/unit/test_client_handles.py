@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -95,11 +96,48 @@ def test_a_packed_handle_is_counted() -> None:
 
 
 def test_out_of_credit() -> None:
-    thing = handle(Description("Thing", ("first", "second"), (1, 1), 3), credit=3)
+    thing = handle(credit=3)
+    waits = handles.ActorMethod(thing._actor_hold, thing._actor_door, "Thing.first", 1, 1, 0)
+    waits._block, waits._limit = False, 3
     for _ in range(3):
+        waits.remote()
+    with pytest.raises(errors.PendingCallsLimitExceeded, match=r"calls to Thing\.first"):
+        waits.remote()
+
+
+def test_pending_calls_are_those_without_a_result() -> None:
+    thing = handle(Description("Thing", ("first", "second"), (1, 2), 3))
+    kept = thing.first.remote()
+    thing.second.options(num_returns=0).remote()
+    thing.second.options(num_returns="streaming").remote()
+    running = taken(thing)
+    for refused in (thing.first, thing.second):
+        with pytest.raises(errors.PendingCallsLimitExceeded, match=r"3 calls to Thing\.\w+ are pending"):
+            refused.remote()
+    running.complete(1)
+    assert kept.result() == 1
+    assert len(thing.second.remote()) == 2, "one has ended"
+    with pytest.raises(errors.PendingCallsLimitExceeded):
         thing.first.remote()
-    with pytest.raises(errors.PendingCallsLimitExceeded, match=r"3 calls to Thing\.first"):
-        thing.first.remote()
+
+
+def test_a_call_that_cannot_be_made_is_not_pending() -> None:
+    thing = handle(Description("Thing", ("first", "second"), (1, 2), 1))
+    for _ in range(3):
+        with pytest.raises(TypeError, match="argument 0"):
+            thing.first.remote(threading.Lock())
+    thing.first.remote()
+
+
+def test_results_are_not_kept_for_the_count() -> None:
+    thing = handle(Description("Thing", ("first", "second"), (1, 2), 2))
+    for number in range(200):
+        reference = thing.first.remote()
+        taken(thing).complete(number)
+        name = reference.name
+        del reference
+        with pytest.raises(_hot.StaleError):
+            _hot.hold(name, "cell")
 
 
 def test_own_calls_are_a_deadlock_for_the_thread_that_answers_them() -> None:
