@@ -271,8 +271,9 @@ def take_first(mailbox: Hold) -> Call | None: ...
 def enter(call: Call | None) -> None:
     """The call that user code of this thread runs now (its depth is that of calls made from here)."""
 
-def current_call() -> tuple[tuple[int, int], tuple[int, int], int, int] | None:
-    """What this thread has entered last: names of the call and its function, its method, attempts before this one."""
+def current_call() -> tuple[tuple[int, int], tuple[int, int], int, int, int] | None:
+    """What this thread has entered last: names of the call and its function, its method, attempts before this one, and
+    Call.wish."""
 
 def run(call: Call, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Runs a call's code in the main thread: entered, and such that interrupts hit nothing but it. What it returns or

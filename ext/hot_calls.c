@@ -291,16 +291,17 @@ static void note_entered(const struct call *call) {
   entered.method = call->method;
 }
 
-/* ((cell, generation), (function, generation), method, attempt) or None */
+/* ((cell, generation), (function, generation), method, attempt, wish) or None */
 static PyObject *calls_current_call(PyObject *module, PyObject *unused) {
   (void)module, (void)unused;
   struct af_client *client = hot_client();
   if (!client) return NULL;
   if (!entered.cell) Py_RETURN_NONE;
   const struct af_cell *cell = AF_AT(client, struct af_cell, entered.cell);
-  int attempt = cell->block.generation == entered.generation ? cell->attempt : 0;
-  return Py_BuildValue("(KI)(KI)Hi", (unsigned long long)entered.cell, entered.generation,
-                       (unsigned long long)entered.function, entered.function_generation, entered.method, attempt);
+  bool there = cell->block.generation == entered.generation;
+  return Py_BuildValue("(KI)(KI)HiB", (unsigned long long)entered.cell, entered.generation,
+                       (unsigned long long)entered.function, entered.function_generation, entered.method,
+                       there ? (int)cell->attempt : 0, there ? af_cell_wish(client, entered.cell) : 0);
 }
 
 void hot_enter(struct call *call) {

@@ -5,10 +5,12 @@ A thread that user code started is in the process' context, but in no call: what
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from actorflow import _hot, ids
-from actorflow.client import assignment, runtime
+from actorflow.client import assignment, cluster, runtime
+from actorflow.runtime_env import environment
 
 
 class RuntimeContext:
@@ -85,6 +87,40 @@ class RuntimeContext:
         """The accelerators that were given to the task or actor, by kind: {"GPU": ["0"]}."""
         return {"GPU": list(assignment.current().gpus)}
 
+    def get_placement_group_id(self) -> str | None:
+        """The id of the placement group in which this task or actor runs; None in none."""
+        group = assignment.current().group
+        return None if group is None else ids.bytes_of_group(group[0]).hex()
+
+    @property
+    def should_capture_child_tasks_in_placement_group(self) -> bool:
+        """Whether what is called from here runs in the same placement group, unless it is told otherwise."""
+        group = assignment.current().group
+        return group is not None and group[2]
+
+    @property
+    def runtime_env(self) -> environment.RuntimeEnv:
+        """The environment of this process, as calls inherit it that name none; empty for that of the driver."""
+        return environment.RuntimeEnv(**json.loads(runtime.require().environment or "{}"))
+
+    def get_runtime_env_string(self) -> str:
+        """The same as JSON."""
+        return runtime.require().environment or "{}"
+
+    def get_node_labels(self) -> dict[str, str]:
+        """The labels of the node on which this runs. Asks the node."""
+        (node,) = cluster.nodes()
+        labels: dict[str, str] = node["Labels"]
+        return labels
+
+    def is_canceled(self) -> bool:
+        """Whether somebody has asked for the end of the call that runs here, by af.cancel: for code that nothing
+        interrupts, as in the threads of a threaded actor. RuntimeError in a driver, and in threads of your own."""
+        call = _current_call()
+        if call is None:
+            raise RuntimeError("is_canceled() is for code of tasks and methods: no call runs in this thread")
+        return bool(call[4])
+
     def get(self) -> dict[str, Any]:
         """The ids that there are here, by name."""
         found = {
@@ -94,6 +130,7 @@ class RuntimeContext:
             "namespace": self.namespace,
             "task_id": self.get_task_id(),
             "actor_id": self.get_actor_id(),
+            "placement_group_id": self.get_placement_group_id(),
         }
         return {name: value for name, value in found.items() if value is not None}
 
@@ -101,8 +138,8 @@ class RuntimeContext:
         return f"RuntimeContext({', '.join(f'{name}={value!r}' for name, value in self.get().items())})"
 
 
-def _current_call() -> tuple[tuple[int, int], tuple[int, int], int, int] | None:
-    """(call, function, method, attempt) of the call that this thread runs."""
+def _current_call() -> tuple[tuple[int, int], tuple[int, int], int, int, int] | None:
+    """(call, function, method, attempt, wish) of the call that this thread runs."""
     return _hot.current_call() if runtime.in_worker() else None
 
 

@@ -18,6 +18,7 @@ import enum
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from actorflow import ids
 from actorflow.core.events import GroupId, JobId
 from actorflow.core.resources import GPU, ONE, GpuDevices, ResourceSet, Units, pooled, why_never
 from actorflow.errors import InternalError, PlacementGroupError
@@ -168,7 +169,7 @@ def _why_not(group: Group) -> str:
 
 def hex_of(group: GroupId) -> str:
     """A group's id for people."""
-    return f"{group:032x}"
+    return ids.bytes_of_group(group).hex()
 
 
 def why_never_reserved(strategy: str, bundles: Sequence[ResourceSet], total: ResourceSet) -> str | None:

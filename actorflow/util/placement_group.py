@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from actorflow import ids
 from actorflow.client import assignment, runtime
 from actorflow.client.decorator import remote
 from actorflow.client.objects import get
@@ -15,8 +16,6 @@ from actorflow.client.objects import wait as wait_for
 from actorflow.client.refs import ObjectRef
 from actorflow.core.resources import ResourceSet
 from actorflow.options import ANY_BUNDLE, PLACEMENT_STRATEGIES, SchedulingStrategy
-
-_ID_BYTES = 16
 
 
 class PlacementGroup:
@@ -30,7 +29,7 @@ class PlacementGroup:
     @property
     def id(self) -> bytes:
         """The group's id; `id.hex()` is the key in `placement_group_table()`."""
-        return self.number.to_bytes(_ID_BYTES, "big")
+        return ids.bytes_of_group(self.number)
 
     @property
     def bundle_specs(self) -> list[dict[str, float]]:
@@ -174,5 +173,5 @@ def get_current_placement_group() -> PlacementGroup | None:
     group = assignment.current().group
     if group is None:
         return None
-    facts = _table().get(group[0].to_bytes(_ID_BYTES, "big").hex(), {"bundles": {}})
+    facts = _table().get(ids.bytes_of_group(group[0]).hex(), {"bundles": {}})
     return PlacementGroup(group[0], list(facts["bundles"].values()))

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 from typing import Any
 
 import pytest
 
 import actorflow as af
+from actorflow.util import placement_group, remove_placement_group
+from actorflow.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from tests.conftest import wait_until
 from tests.system import bodies
 
@@ -98,6 +101,57 @@ def test_a_task() -> None:
     assert found["gpus"] in ([0], [1])
     assert found["accelerators"] == {"GPU": [str(found["gpus"][0])]}
     assert found["actor_name"] is None
+
+
+def environment_facts() -> dict[str, Any]:
+    context = af.get_runtime_context()
+    return {
+        "env": context.runtime_env,
+        "text": context.get_runtime_env_string(),
+        "group": context.get_placement_group_id(),
+        "captures": context.should_capture_child_tasks_in_placement_group,
+        "labels": context.get_node_labels(),
+        "ids": context.get(),
+    }
+
+
+def test_the_environment_and_the_placement_group() -> None:
+    own = environment_facts()
+    assert (own["env"], own["text"], own["group"], own["captures"]) == ({}, "{}", None, False)
+    assert own["labels"] == af.nodes()[0]["Labels"]
+    group = placement_group([{"CPU": 1}])
+    env = {"env_vars": {"COLOUR": "green"}}
+    task = af.remote(environment_facts)
+    for captures in (True, False):
+        strategy = PlacementGroupSchedulingStrategy(group, 0, captures)
+        found = af.get(task.options(scheduling_strategy=strategy, runtime_env=env).remote())
+        assert found["env"] == af.RuntimeEnv(**env) == json.loads(found["text"])
+        assert (found["group"], found["captures"]) == (group.id.hex(), captures)
+        assert found["ids"]["placement_group_id"] == group.id.hex()
+    remove_placement_group(group)
+
+
+@af.remote(max_concurrency=2, num_cpus=0)
+class Patient:
+    """Its threads cannot be interrupted."""
+
+    def wait_until_cancelled(self, gate: Any) -> bool:
+        context = af.get_runtime_context()
+        before = context.is_canceled()
+        gate.pass_through.remote()
+        wait_until(context.is_canceled, DEADLINE_S, "cancelled")
+        return before
+
+
+def test_code_that_nothing_interrupts_can_ask_whether_it_is_cancelled() -> None:
+    gate, patient = bodies.Gate.remote(), Patient.remote()
+    ref = patient.wait_until_cancelled.remote(gate)
+    af.get(gate.arrived.remote(1))
+    af.cancel(ref)
+    assert af.get(ref) is False
+    af.get(gate.open.remote())
+    with pytest.raises(RuntimeError, match="no call runs"):
+        af.get_runtime_context().is_canceled()
 
 
 def test_an_actor() -> None:

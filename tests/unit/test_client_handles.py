@@ -21,12 +21,12 @@ DESCRIPTION = Description("Thing", ("first", "second"), (1, 2))
 
 
 @pytest.fixture(autouse=True)
-def segment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def segment() -> Iterator[None]:
     runtime.configure()
     _hot.create(os.urandom(16), 16, 64 * MIB, MIB, MIB, 0)
     yield
     blocking.forbid(None)
-    monkeypatch.setattr(handles, "_own_mailbox", None)
+    handles._own_mailbox = None
     handles._forget_doors()
     _hot.detach()
 
