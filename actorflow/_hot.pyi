@@ -86,6 +86,14 @@ def serve_zygote(node_socket: int, node_pidfd: int) -> tuple[int, int, tuple[int
     """The zygote's loop over a SOCK_SEQPACKET socket; see zygote.py for the records. Returns in each forked worker
     (slot, epoch, command mailbox), and in the zygote None once the node is gone."""
 
+def move_memory() -> int:
+    """Moves this process' writable memory into a file, once; how many mappings. The zygote's loop does it when
+    it has many children; elsewhere it is for tests: no other thread may run."""
+
+def give_back() -> int:
+    """In a child of a process that did so: gives its copies of pages back that are as they were, once; how many. None
+    while there is another thread."""
+
 def print_titled(descriptor: int, inode: int, title: bytes, data: object) -> int:
     """Writes all of a buffer to the pipe with that inode, in pieces behind headers (wire/printed.py), or as it is where
     the descriptor is something else. Releases the GIL. Returns how many bytes; OSError."""

@@ -191,6 +191,10 @@ int hot_check_signals(void);
 int hot_add_stream(PyObject *module);
 int hot_add_zygote(PyObject *module);
 int hot_add_print(PyObject *module);
+/* hot_moved.c */
+int hot_add_moved(PyObject *module);
+void hot_move_memory(void);    /* the zygote's writable memory into a file, once */
+size_t hot_give_back(void);    /* a child's copies of it that are unchanged, once; how many pages */
 int hot_add_waits(PyObject *module);
 int hot_add_board(PyObject *module);
 /* Waits until the cell is done: 0, or -1 with an exception. */

@@ -326,7 +326,7 @@ static int wait_mail(struct hold *mailbox, uint64_t deadline_ns, uint32_t *looks
   if (!session_leave_wait(session)) return -1;
   learn(client, &session->mail_doubt, begin_ns);
   if (status == AF_TIMEOUT) {
-    ++*looks;
+    if (++*looks == IDLE_LOOKS) (void)hot_give_back();
     af_heap_trim(client);
   }
   return hot_after_sleep(session, status);

@@ -24,6 +24,7 @@
 #include <unistd.h>
 
 struct order { uint32_t slot, epoch; uint64_t commands; uint32_t commands_generation, reserved; };
+#define MANY_CHILDREN 64 /* from here on what they give back is more than moving the zygote's memory takes */
 enum report_kind { REPORT_FORKED = 1, REPORT_NOT_FORKED, REPORT_EXITED };
 struct report { uint32_t kind, slot, epoch; int32_t pid, value; }; /* value: errno, or the wait status */
 struct child { pid_t pid; uint32_t slot, epoch; };
@@ -141,6 +142,7 @@ static int take_order(struct zygote *zygote, struct order *order) {
   if (got < 0 && (errno == EAGAIN || errno == EINTR)) return 0;
   if (got != (ssize_t)sizeof *order) return -1;
   struct pipes pipes;
+  if (zygote->count >= MANY_CHILDREN) hot_move_memory();
   if (!pipes_init(&pipes)) return refuse(zygote, order, errno) ? 0 : -1;
   pid_t parent = getpid(), pid = fork();
   if (pid == 0) {

@@ -24,6 +24,7 @@ from actorflow.worker.groups import Groups
 CALLS_A_TURN = 64  # taken before those that run get a turn
 QUEUE_LOOK_S = 0.001
 TASKS_AT_ONCE = 1000  # async tasks on one worker
+SETTLED_S = 1.0  # after which an actor has most likely touched what it needs to begin
 
 
 class AsyncExecutor:
@@ -56,6 +57,7 @@ class AsyncExecutor:
         port = current_port()
         facts = _hot.Target(self._mailbox).facts
         port.listen(self._mailbox, self._take)
+        self._loop.call_later(SETTLED_S, _hot.give_back)
         self._take()
         while self._taking:
             self._changed.clear()

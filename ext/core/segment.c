@@ -121,10 +121,15 @@ int af_segment_equip(struct af_client *client) {
   return client->populated == NULL || client->wake_socket < 0 ? AF_SYSTEM : AF_OK;
 }
 
-static int memfd_make(uint64_t size_bytes) {
-  int memfd = memfd_create("actorflow", MFD_CLOEXEC | MFD_ALLOW_SEALING | MFD_NOEXEC_SEAL);
+int af_memfd_create(const char *name) {
+  int memfd = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING | MFD_NOEXEC_SEAL);
   if (memfd < 0 && errno == EINVAL)
-    memfd = memfd_create("actorflow", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    memfd = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
+  return memfd;
+}
+
+static int memfd_make(uint64_t size_bytes) {
+  int memfd = af_memfd_create("actorflow");
   if (memfd < 0)
     return -1;
   if (ftruncate(memfd, (off_t)size_bytes) == 0 && fcntl(memfd, F_ADD_SEALS, SEALS) == 0)

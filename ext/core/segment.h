@@ -64,6 +64,8 @@ struct af_header { /* written by the node at creation; the atomics as said */
   _Atomic af_off spill_asked[64];              /* AF_SPILL_ASKED places: spilled values that are wanted */
 };
 
+/* memfd_create, to be sealed and not executed where the kernel knows that; -1 with errno. */
+int af_memfd_create(const char *name);
 /* Creates, seals and maps; fills *client as the node's own (slot 0, live). errno on AF_SYSTEM. */
 int af_segment_create(struct af_client *client, const struct af_layout *layout, const uint8_t node_id[16]);
 /* Maps the memfd and checks magic, version (AF_STALE when another), size and seals (AF_BAD). Slot is not yet taken.
