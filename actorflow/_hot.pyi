@@ -32,6 +32,9 @@ class ClosedError(Exception):
 class FullError(Exception):
     """No credit in the lane, or the message budget is used up (args[0] says which: "credit" or "messages")."""
 
+class ChannelClosed(ClosedError):
+    """The channel is closed or broken (its end's `state` says which), and what was written before is read."""
+
 class NodeGoneError(Exception):
     """The node has died or is stopping; raised from every wait."""
 
@@ -111,12 +114,13 @@ def stop_node() -> None:
 
 # -- holds and references -------------------------------------------------------------------------------------------
 class Hold:
-    """A counted reference to a block: actor, mailbox or cell. Hashable by (offset, generation)."""
+    """A counted reference to a block: actor, mailbox, cell or channel. Hashable by (offset, generation). Inside of
+    calls and values it travels by itself; TypeError in any other pickle."""
 
     @property
     def name(self) -> tuple[int, int]: ...
     @property
-    def kind(self) -> str: ...  # "cell", "mailbox", "actor", ...
+    def kind(self) -> str: ...  # "cell", "mailbox", "actor", "channel"
 
 class Reference(Hold):
     """A hold on a cell: what ObjectRef derives from (with __slots__ = ())."""
@@ -304,6 +308,64 @@ def leave_soon() -> None:
 
 def task_done() -> None: ...
 
+# -- channels ---------------------------------------------------------------------------------------------------------
+CHANNEL_OPEN: Final = 0
+CHANNEL_CLOSED: Final = 1  # one of its ends was closed
+CHANNEL_BROKEN: Final = 2  # a process at one of its ends died
+
+def channel_create(slots: int, slot_bytes: int, readers: int) -> Hold:
+    """A channel from one writer to `readers` (1 to 64) readers. Values of up to `slot_bytes` lie in its slots, which
+    take 120 KiB at most together (ValueError); a larger one, or one with out-of-band buffers, lies in a block of its
+    own, from 100 KiB on in the object store."""
+
+class End:
+    """An end of a channel, of this process for ever and of one thread at a time (RuntimeError: another one uses it).
+    A channel ends with any of its ends: by close, with the last reference to it, with the runtime (CLOSED), or with the
+    process (BROKEN). The first of these stays."""
+
+    def ready(self) -> bool:
+        """Whether write or read would not wait; they do not where the channel is closed, either."""
+
+    def close(self) -> None:
+        """Closes the channel and lets go of it; any thread may. Other readers can still read what is written."""
+
+    @property
+    def state(self) -> int:
+        """CHANNEL_*; after close what it was then."""
+
+    @property
+    def sleeps(self) -> int:
+        """How often it has slept so far (spinning was not enough)."""
+
+@final
+class Writer(End):
+    def __init__(self, channel: Hold) -> None:
+        """Takes the writing end. RuntimeError: it is taken."""
+
+    def write(self, value: Any, timeout: float | None = None) -> None:
+        """Waits for a free slot (as get waits), packs the value as put does, publishes it. TimeoutError; ChannelClosed;
+        what packing raises: then nothing was written."""
+
+    def write_error(self, data: bytes, timeout: float | None = None) -> None:
+        """The same with ERROR bytes, which `read` raises."""
+
+@final
+class Reader(End):
+    def __init__(self, channel: Hold, index: int) -> None:
+        """Takes the reading end of that index, 0 .. readers - 1. RuntimeError: it is taken; ValueError: there
+        is none."""
+
+    def read(self, timeout: float | None = None) -> Any:
+        """The next value; waits for it. A stored error, or one of loading the value, is raised, and the value is used
+        up all the same. TimeoutError; ChannelClosed: once what was written before is read."""
+
+def take_or_ready(mailbox: Hold, timeout: float | None, ends: Sequence[End]) -> Call | int | None:
+    """A call of the mailbox as take gives it (with `leave`), or the index of an end that is ready, in fair turns; waits
+    for the first of them. None: as take, or time is over. ClosedError: the mailbox is."""
+
+def take_or_ready_sleeps() -> int:
+    """How often take_or_ready has slept in this process."""
+
 # -- streams ----------------------------------------------------------------------------------------------------------
 @final
 class Stream:
@@ -417,8 +479,13 @@ class Board:
         mail); arm again with rearm. Returns the token."""
 
     def rearm(self, token: int) -> bool: ...
+    def watch_end(self, end: End, note: object) -> int:
+        """Rings when the end may have become ready, at once if it is; `note` is handed out by poll each time it was
+        rung and the end is ready. Use it until it is not ready any more: nothing rings for what was there before. An
+        end is watched by one board. Returns the token for forget."""
+
     def forget(self, token: int) -> None:
-        """Ends listen or attend."""
+        """Ends listen, attend or watch_end."""
 
     def poll(self, thorough: bool = False) -> list[Any]:
         """Notes that were rung. thorough: looks at every watched cell too (a lost ring)."""

@@ -91,6 +91,7 @@ bool session_leave_wait(struct session *session) {
 
 static void session_detach(struct session *session) {
   hot_close_lanes(session);
+  hot_close_ends(session);
   if (session->pins) {
     struct af_client *client = &session->client;
     uint32_t outer = af_op_begin(client, AF_OP_HOLD);
@@ -321,7 +322,9 @@ static int add_exceptions(PyObject *module) {
                  (hot.node_gone = add_exception(module, "NodeGoneError", "actorflow._hot.NodeGoneError")) &&
                  (hot.stale = add_exception(module, "StaleError", "actorflow._hot.StaleError")) &&
                  (hot.fenced = add_exception(module, "FencedError", "actorflow._hot.FencedError")) &&
-                 (hot.store_full = add_exception(module, "StoreFullError", "actorflow._hot.StoreFullError"))
+                 (hot.store_full = add_exception(module, "StoreFullError", "actorflow._hot.StoreFullError")) &&
+                 (hot.channel_closed = PyErr_NewException("actorflow._hot.ChannelClosed", hot.closed, NULL)) &&
+                 PyModule_AddObjectRef(module, "ChannelClosed", hot.channel_closed) == 0
              ? 0 : -1;
 }
 
@@ -345,8 +348,8 @@ PyMODINIT_FUNC PyInit__hot(void) {
   if (add_exceptions(module) < 0 || add_constants(module) < 0 || hot_add_refs(module) < 0 ||
       hot_add_pack(module) < 0 || hot_add_load(module) < 0 || hot_add_target(module) < 0 || hot_add_calls(module) < 0 ||
       hot_add_cancel(module) < 0 || hot_add_stream(module) < 0 || hot_add_waits(module) < 0 ||
-      hot_add_board(module) < 0 || hot_add_zygote(module) < 0 || hot_add_print(module) < 0 ||
-      hot_add_moved(module) < 0) {
+      hot_add_board(module) < 0 || hot_add_channels(module) < 0 || hot_add_serve(module) < 0 ||
+      hot_add_zygote(module) < 0 || hot_add_print(module) < 0 || hot_add_moved(module) < 0) {
     Py_DECREF(module);
     return NULL;
   }

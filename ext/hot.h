@@ -13,6 +13,7 @@
 #include "core/audit.h"
 #include "core/block.h"
 #include "core/cell.h"
+#include "core/channel.h"
 #include "core/crowd.h"
 #include "core/extent.h"
 #include "core/heap.h"
@@ -46,6 +47,7 @@ enum hot_cell_flag { HOT_CELL_FUNCTION = 1, HOT_CELL_MAILBOX = 2, HOT_CELL_KEYWO
 #define HOT_STREAM (-2)
 
 struct target;
+struct end;
 struct session {
   struct af_client client;
   long users;          /* Python objects that point here, and the module */
@@ -53,6 +55,7 @@ struct session {
   long waiting;        /* threads that sleep in the core: the mapping stays for them */
   struct hold *pinned; /* list of views: detach keeps their holds */
   struct target *targets; /* list: detach closes their lanes */
+  struct end *ends;       /* list: detach closes their channels */
   uint8_t mail_doubt, reply_doubt; /* how often in a row spinning was in vain: see hot_wait.c */
   bool attached;
   int pid;
@@ -70,11 +73,11 @@ struct hold {
 struct hot {
   struct session *session;   /* NULL: detached */
   PyTypeObject *hold_type, *reference_type, *pin_type, *target_type, *call_type, *board_type, *argument_type,
-      *stream_type;
+      *stream_type, *end_type;
   PyTypeObject *made_type;   /* what calls return: reference_type or the subclass given to configure */
   PyObject *dumps, *decode_error, *unloadable, *storage_error; /* configured */
   PyObject *pickle_dumps, *pickle_loads, *protocol, *load_hold, *load_argument, *buffers_name, *empty;
-  PyObject *closed, *full, *node_gone, *stale, *fenced, *store_full;
+  PyObject *closed, *full, *node_gone, *stale, *fenced, *store_full, *channel_closed;
 };
 extern struct hot hot; /* module state: one interpreter a process */
 
@@ -103,6 +106,7 @@ PyObject *hot_pin_recorded(struct session *session, af_off block, uint32_t index
 /* hot_pack.c */
 int hot_add_pack(PyObject *module);
 PyObject *hot_reference_reduce(PyObject *self, PyObject *unused); /* Reference.__reduce__ */
+PyObject *hot_hold_reduce(PyObject *self, PyObject *unused);      /* Hold.__reduce__ */
 struct packed {         /* a value on its way into shared memory */
   enum hot_format format;
   PyObject *data;       /* bytes; NULL: none */
@@ -144,6 +148,19 @@ struct hot_value { /* where a done cell's value lies; it stays there while `pin`
 const uint8_t *hot_value_bytes(struct session *session, af_off cell, const struct hot_value *value, size_t *bytes,
                                const af_off **refs, uint32_t *count);
 
+struct hot_stored { /* a value in shared memory, however it is owned */
+  enum hot_format format;
+  af_off block;      /* an af_object with it; 0: `data` is all */
+  PyObject *pin;     /* of an object; NULL: one is made if it is needed */
+  const uint8_t *data;
+  size_t bytes;
+  const af_off *references;
+  uint32_t count;
+};
+void hot_stored_block(struct session *session, af_off block, struct hot_stored *stored); /* where it lies */
+/* The value, or NULL with the stored error raised. */
+PyObject *hot_load_stored(struct session *session, const struct hot_stored *stored);
+
 /* hot_spill.c */
 /* Opens the value of a done cell; one on disk is brought back first. The caller drops the pin. -1: an exception. */
 int hot_value_open(struct session *session, af_off cell, struct hot_value *value);
@@ -158,6 +175,35 @@ af_off hot_target_lane(PyObject *target, struct session **session);
 void hot_close_lanes(struct session *session);
 /* What calls made by this thread from now on are nested in: a call (by name; 0: none), `depth` deep. */
 void hot_nest(uint16_t depth, af_off parent, uint32_t generation);
+
+/* hot_channel.c */
+int hot_add_channels(PyObject *module);
+struct end {              /* of a channel: Writer or Reader */
+  PyObject_HEAD
+  struct session *session;
+  PyObject *pin;          /* holds the channel, beyond a detach too; NULL: closed here */
+  af_off channel;
+  struct end *previous, *following; /* session->ends */
+  uint64_t sleeps;        /* times that it slept */
+  uint32_t number;        /* AF_CHANNEL_WRITER, or 1 + a reader's */
+  uint32_t epoch;         /* of the process that claimed it, and its slot */
+  uint16_t slot;
+  uint8_t doubt;          /* see hot_wait.c */
+  uint8_t state;          /* of the channel when it was closed here */
+  bool busy;              /* a thread writes, reads or waits */
+  bool shut;              /* closed here, or not yet claimed */
+};
+/* The end, if it is one of this process and this session; closed here: AF_CLOSED from hot_end_look. */
+struct end *hot_end_of(PyObject *object);
+int hot_end_look(const struct end *end); /* as af_channel_look. [no GIL] while the end is busy */
+void hot_end_watch(struct end *end, af_watch watch); /* as af_channel_watch */
+/* Around its use by this thread. NULL: an exception (another thread uses it). */
+struct end *hot_end_begin(PyObject *object);
+void hot_end_finish(struct end *end);
+void hot_close_ends(struct session *session);
+
+/* hot_serve.c */
+int hot_add_serve(PyObject *module);
 
 /* hot_calls.c */
 int hot_add_calls(PyObject *module);
@@ -197,6 +243,16 @@ void hot_move_memory(void);    /* the zygote's writable memory into a file, once
 size_t hot_give_back(void);    /* a child's copies of it that are unchanged, once; how many pages */
 int hot_add_waits(PyObject *module);
 int hot_add_board(PyObject *module);
+/* How long to spin: with the GIL, then without. `doubt` grows each time that it was in vain (begin_ns: when the wait began). */
+uint64_t hot_spin_first(const struct af_client *client, uint8_t doubt);
+uint64_t hot_spin_rest(const struct af_client *client, uint8_t doubt);
+void hot_learn(const struct af_client *client, uint8_t *doubt, uint64_t begin_ns);
+/* How long to sleep now; 0: the time is over. hot_left: AF_SLEEP_MS at most. */
+uint64_t hot_left_within(uint64_t deadline_ns, uint64_t limit_ns);
+uint64_t hot_left(uint64_t deadline_ns);
+/* 1: *call is the mailbox' next one (or NULL with an exception); 0: nothing now. */
+int hot_take_now(struct hold *mailbox, PyObject **call);
+bool hot_must_stop(struct hold *mailbox); /* this process is to leave, or nobody will call any more */
 /* Waits until the cell is done: 0, or -1 with an exception. */
 int hot_wait_cell(struct session *session, af_off cell, uint64_t deadline_ns);
 /* After a timed sleep: 0 to go on, -1 with an exception (a signal handler raised, the node is gone). */

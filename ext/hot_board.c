@@ -1,7 +1,7 @@
 /* hot_board.c - Board: what one event loop waits for.
  *
  * A token is an entry of a private table: what is watched and the note that poll hands out for it. A watched cell's
- * entry ends when it is handed out; a mailbox' entry stays. A ring for a token that was given away since is found out by
+ * entry ends when it is handed out; a mailbox' entry stays, and that of a channel's end. A ring for a token that was given away since is found out by
  * looking at what the token stands for now, so late rings do no harm; a lost ring is found by the thorough poll. */
 #include "hot.h"
 
@@ -10,9 +10,9 @@
 
 #define POLL_MOST 1024u /* tokens handed out by one poll: the loop gets its turn between */
 
-enum entry_kind { ENTRY_FREE = 0, ENTRY_CELL, ENTRY_MAILBOX, ENTRY_ATTENDED, ENTRY_ROOM };
+enum entry_kind { ENTRY_FREE = 0, ENTRY_CELL, ENTRY_MAILBOX, ENTRY_ATTENDED, ENTRY_ROOM, ENTRY_END };
 struct entry {
-  PyObject *watched; /* Reference, Hold of a mailbox, or Target: kept alive */
+  PyObject *watched; /* Reference, Hold of a mailbox, Target, Writer or Reader: kept alive */
   PyObject *note;
   uint32_t next_free;
   uint8_t kind;
@@ -117,6 +117,20 @@ static PyObject *watch_mailbox(PyObject *object, PyObject *args, enum entry_kind
 static PyObject *board_listen(PyObject *object, PyObject *args) { return watch_mailbox(object, args, ENTRY_MAILBOX); }
 static PyObject *board_attend(PyObject *object, PyObject *args) { return watch_mailbox(object, args, ENTRY_ATTENDED); }
 
+static PyObject *board_watch_end(PyObject *object, PyObject *args) {
+  struct board *self = live_board(object);
+  PyObject *watched, *note;
+  if (!self || !PyArg_ParseTuple(args, "OO", &watched, &note)) return NULL;
+  struct end *end = hot_end_of(watched);
+  if (!end) return NULL;
+  uint32_t token = entry_take(self);
+  if (token == NO_TOKEN) { PyErr_SetString(hot.full, "tokens"); return NULL; }
+  entry_set(self, token, ENTRY_END, watched, note);
+  hot_end_watch(end, watch_of(self, token));
+  if (hot_end_look(end) != AF_EMPTY) af_ring(&self->session->client, watch_of(self, token));
+  return PyLong_FromUnsignedLong(token);
+}
+
 /* rearm(token): an attended mailbox rings again at the next push that finds no reader. True: it has mail, whose push may
  * have come too early for that. */
 static PyObject *board_rearm(PyObject *object, PyObject *number) {
@@ -129,16 +143,22 @@ static PyObject *board_rearm(PyObject *object, PyObject *number) {
   return PyBool_FromLong(af_mailbox_has_mail(&self->session->client, hold->block));
 }
 
-/* forget(token): no longer listens to or attends a mailbox. */
+/* Of an entry that stays: nobody rings for it any more. */
+static void entry_quiet(struct board *self, struct entry *entry) {
+  if (entry->kind == ENTRY_END) { hot_end_watch((struct end *)entry->watched, 0); return; }
+  struct af_mailbox *box = AF_AT(&self->session->client, struct af_mailbox, ((struct hold *)entry->watched)->block);
+  atomic_store(entry->kind == ENTRY_MAILBOX ? &box->listener : &box->node_bell, 0);
+}
+
+/* forget(token): no longer listens to or attends a mailbox, or watches an end. */
 static PyObject *board_forget(PyObject *object, PyObject *number) {
   struct board *self = live_board(object);
   uint32_t token = self ? (uint32_t)PyLong_AsUnsignedLong(number) : 0;
   if (!self || PyErr_Occurred()) return NULL;
   if (token >= self->fresh) Py_RETURN_NONE;
   struct entry *entry = &self->entries[token];
-  if (entry->kind != ENTRY_MAILBOX && entry->kind != ENTRY_ATTENDED) Py_RETURN_NONE;
-  struct af_mailbox *box = AF_AT(&self->session->client, struct af_mailbox, ((struct hold *)entry->watched)->block);
-  atomic_store(entry->kind == ENTRY_MAILBOX ? &box->listener : &box->node_bell, 0);
+  if (entry->kind != ENTRY_MAILBOX && entry->kind != ENTRY_ATTENDED && entry->kind != ENTRY_END) Py_RETURN_NONE;
+  entry_quiet(self, entry);
   Py_DECREF(entry_end(self, token));
   Py_RETURN_NONE;
 }
@@ -169,6 +189,9 @@ static PyObject *note_for(struct board *self, uint32_t token) {
       if (!af_cell_is_done(&self->session->client, ((struct hold *)entry->watched)->block)) return NULL;
       return entry_end(self, token);
     case ENTRY_ROOM: return entry_end(self, token);
+    case ENTRY_END:
+      if (hot_end_look((struct end *)entry->watched) == AF_EMPTY) return NULL;
+      __attribute__((fallthrough));
     case ENTRY_MAILBOX:
     case ENTRY_ATTENDED: Py_INCREF(entry->note); return entry->note;
     case ENTRY_FREE: break;
@@ -189,7 +212,7 @@ static int hand_out_done(struct board *self, PyObject *notes) {
     struct entry *entry = &self->entries[token];
     bool mail = (entry->kind == ENTRY_MAILBOX || entry->kind == ENTRY_ATTENDED) &&
                 af_mailbox_has_mail(&self->session->client, ((struct hold *)entry->watched)->block);
-    if ((entry->kind == ENTRY_CELL || mail) && hand_out(self, token, notes) < 0) return -1;
+    if ((entry->kind == ENTRY_CELL || entry->kind == ENTRY_END || mail) && hand_out(self, token, notes) < 0) return -1;
   }
   return 0;
 }
@@ -231,6 +254,7 @@ static void board_end(struct board *self) {
     if (entry->kind == ENTRY_FREE) continue;
     if (entry->kind == ENTRY_CELL && hot_live(self->session))
       af_cell_unwatch(&self->session->client, ((struct hold *)entry->watched)->block, watch_of(self, token));
+    if (entry->kind == ENTRY_END && hot_live(self->session)) entry_quiet(self, entry);
     Py_DECREF(entry_end(self, token));
   }
   if (hot_live(self->session)) af_board_destroy(&self->session->client, self->index);
@@ -296,6 +320,7 @@ static PyMethodDef methods[] = {
     {"listen", board_listen, METH_VARARGS, NULL},
     {"attend", board_attend, METH_VARARGS, NULL},
     {"rearm", board_rearm, METH_O, NULL},
+    {"watch_end", board_watch_end, METH_VARARGS, NULL},
     {"forget", board_forget, METH_O, NULL},
     {"watch_room", board_watch_room, METH_VARARGS, NULL},
     {"poll", (PyCFunction)(void (*)(void))board_poll, METH_FASTCALL, NULL},

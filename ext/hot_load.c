@@ -26,11 +26,21 @@ const uint8_t *hot_value_bytes(struct session *session, af_off cell, const struc
     *bytes = self->value_bytes;
     return (const uint8_t *)(*refs + *count);
   }
-  struct af_object *object = AF_AT(client, struct af_object, value->block);
-  *refs = (const af_off *)(object + 1);
-  *count = object->references;
-  *bytes = (size_t)object->pickle_bytes;
-  return client->base + value->block + object->pickle_offset;
+  struct hot_stored stored;
+  hot_stored_block(session, value->block, &stored);
+  *refs = stored.references;
+  *count = stored.count;
+  *bytes = stored.bytes;
+  return stored.data;
+}
+
+void hot_stored_block(struct session *session, af_off block, struct hot_stored *stored) {
+  struct af_object *object = AF_AT(&session->client, struct af_object, block);
+  stored->block = block;
+  stored->references = (const af_off *)(object + 1);
+  stored->count = object->references;
+  stored->bytes = (size_t)object->pickle_bytes;
+  stored->data = session->client.base + block + object->pickle_offset;
 }
 
 /* The exception that is set becomes the one that says that a value cannot be loaded here. */
@@ -101,6 +111,20 @@ static PyObject *load_block(struct session *session, af_off block, PyObject *pin
   return value;
 }
 
+static PyObject *decoded(const uint8_t *data, size_t bytes) {
+  PyObject *encoded = PyBytes_FromStringAndSize((const char *)data, (Py_ssize_t)bytes);
+  PyObject *error = encoded ? PyObject_CallFunctionObjArgs(hot.decode_error, encoded, NULL) : NULL;
+  Py_XDECREF(encoded);
+  return error;
+}
+
+/* Raises what it is given, and gives it away. */
+static PyObject *raised(PyObject *error) {
+  if (error) PyErr_SetObject((PyObject *)Py_TYPE(error), error);
+  Py_XDECREF(error);
+  return NULL;
+}
+
 PyObject *hot_load_error(struct session *session, af_off cell) {
   size_t bytes;
   const af_off *refs;
@@ -109,42 +133,32 @@ PyObject *hot_load_error(struct session *session, af_off cell) {
   struct hot_value value;
   if (hot_value_open(session, cell, &value) < 0) return NULL;
   const uint8_t *data = hot_value_bytes(session, cell, &value, &bytes, &refs, &count);
-  PyObject *encoded = PyBytes_FromStringAndSize((const char *)data, (Py_ssize_t)bytes);
+  PyObject *error = decoded(data, bytes);
   Py_XDECREF(value.pin);
-  PyObject *error = encoded ? PyObject_CallFunctionObjArgs(hot.decode_error, encoded, NULL) : NULL;
-  Py_XDECREF(encoded);
   return error;
 }
 
-static PyObject *raise_error(struct session *session, af_off cell) {
-  PyObject *error = hot_load_error(session, cell);
-  if (error) PyErr_SetObject((PyObject *)Py_TYPE(error), error);
-  Py_XDECREF(error);
-  return NULL;
-}
-
-static PyObject *load_value(struct session *session, af_off cell, const struct hot_value *value) {
-  uint8_t format = AF_AT(&session->client, struct af_cell, cell)->value_format;
-  size_t bytes;
-  struct loading context = {.session = session};
-  const uint8_t *data = hot_value_bytes(session, cell, value, &bytes, &context.references, &context.count);
-  switch (format) {
-    case HOT_RAW: return PyBytes_FromStringAndSize((const char *)data, (Py_ssize_t)bytes);
-    case HOT_PICKLE: return loads(data, bytes, NULL, &context);
-    case HOT_PACKED: return load_block(session, value->block, value->pin, &context);
-    default: return PyErr_Format(PyExc_SystemError, "actorflow: unknown value format %d", (int)format);
+PyObject *hot_load_stored(struct session *session, const struct hot_stored *stored) {
+  struct loading context = {.session = session, .references = stored->references, .count = stored->count};
+  switch (stored->format) {
+    case HOT_NONE: Py_RETURN_NONE;
+    case HOT_RAW: return PyBytes_FromStringAndSize((const char *)stored->data, (Py_ssize_t)stored->bytes);
+    case HOT_PICKLE: return loads(stored->data, stored->bytes, NULL, &context);
+    case HOT_PACKED: return load_block(session, stored->block, stored->pin, &context);
+    case HOT_ERROR: return raised(decoded(stored->data, stored->bytes));
+    default: return PyErr_Format(PyExc_SystemError, "actorflow: unknown value format %d", (int)stored->format);
   }
 }
 
 PyObject *hot_load(struct session *session, af_off cell) {
   struct hot_value value;
-  switch (AF_AT(&session->client, struct af_cell, cell)->value_format) {
-    case HOT_NONE: Py_RETURN_NONE;
-    case HOT_ERROR: return raise_error(session, cell);
-    default: break;
-  }
+  struct hot_stored stored = {.format = AF_AT(&session->client, struct af_cell, cell)->value_format};
+  if (stored.format == HOT_NONE) Py_RETURN_NONE;
   if (hot_value_open(session, cell, &value) < 0) return NULL;
-  PyObject *loaded = load_value(session, cell, &value);
+  stored.data = hot_value_bytes(session, cell, &value, &stored.bytes, &stored.references, &stored.count);
+  stored.block = value.block;
+  stored.pin = value.pin;
+  PyObject *loaded = hot_load_stored(session, &stored);
   Py_XDECREF(value.pin);
   return loaded;
 }

@@ -348,13 +348,22 @@ static PyObject *argument_reduce(PyObject *self, PyObject *unused) {
   return Py_BuildValue("(O(n))", hot.load_argument, ((struct argument *)self)->index);
 }
 
-/* A reference inside a value becomes its index; in a plain pickle it is left to the subclass. */
-PyObject *hot_reference_reduce(PyObject *self, PyObject *unused) {
-  (void)unused;
-  if (!packing) return PyObject_CallMethod(self, "_reduce_outside", NULL);
+static PyObject *reduce_inside(PyObject *self) {
   if (!hot_hold_of(self, 0)) return NULL;
   Py_ssize_t index = packed_collect(packing, self);
   return index < 0 ? NULL : Py_BuildValue("(O(n))", hot.load_hold, index);
+}
+
+/* A reference inside a value becomes its index; in a plain pickle it is left to the subclass. */
+PyObject *hot_reference_reduce(PyObject *self, PyObject *unused) {
+  (void)unused;
+  return packing ? reduce_inside(self) : PyObject_CallMethod(self, "_reduce_outside", NULL);
+}
+
+PyObject *hot_hold_reduce(PyObject *self, PyObject *unused) {
+  (void)unused;
+  if (packing) return reduce_inside(self);
+  return PyErr_Format(PyExc_TypeError, "%R travels only inside of calls and values of its node", (PyObject *)Py_TYPE(self));
 }
 
 /* A cell that is EXPECTED, with room for so many bytes. */

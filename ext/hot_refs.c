@@ -8,7 +8,7 @@
 
 static const char *const kind_names[AF_KIND_COUNT] = {
     [AF_KIND_CELL] = "cell", [AF_KIND_BYTES] = "bytes", [AF_KIND_OBJECT] = "object", [AF_KIND_MAILBOX] = "mailbox",
-    [AF_KIND_ACTOR] = "actor",
+    [AF_KIND_ACTOR] = "actor", [AF_KIND_CHANNEL] = "channel",
 };
 
 PyObject *hot_hold_new(PyTypeObject *type, struct session *session, af_off block, uint32_t index) {
@@ -213,7 +213,7 @@ static PyObject *refs_hold(PyObject *module, PyObject *args) {
   uint8_t wanted = 0;
   for (uint8_t i = 0; i < AF_KIND_COUNT; i++)
     if (kind_names[i] && strcmp(kind_names[i], kind) == 0) wanted = i;
-  if (!wanted) return PyErr_Format(PyExc_ValueError, "kind must be cell, mailbox or actor, not %s", kind);
+  if (!wanted) return PyErr_Format(PyExc_ValueError, "kind must be cell, mailbox, actor or channel, not %s", kind);
   uint32_t index, outer = af_op_begin(&session->client, AF_OP_HOLD);
   int status = hot_record(session, af_block_revive(&session->client, block, generation, wanted), block, &index);
   af_op_end(&session->client, outer);
@@ -224,11 +224,12 @@ static PyObject *refs_hold(PyObject *module, PyObject *args) {
 
 static PyGetSetDef hold_getset[] = {
     {"name", hold_name, NULL, "(offset, generation)", NULL},
-    {"kind", hold_kind, NULL, "cell, mailbox or actor", NULL},
+    {"kind", hold_kind, NULL, "cell, mailbox, actor or channel", NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
+static PyMethodDef hold_methods[] = {{"__reduce__", hot_hold_reduce, METH_NOARGS, NULL}, {NULL, NULL, 0, NULL}};
 static PyType_Slot hold_slots[] = {
-    {Py_tp_dealloc, hold_dealloc}, {Py_tp_hash, hold_hash}, {Py_tp_richcompare, hold_compare},
+    {Py_tp_dealloc, hold_dealloc}, {Py_tp_methods, hold_methods}, {Py_tp_hash, hold_hash}, {Py_tp_richcompare, hold_compare},
     {Py_tp_getset, hold_getset}, {Py_tp_doc, "A counted reference to a block."}, {0, NULL},
 };
 static PyType_Spec hold_spec = {"actorflow._hot.Hold", sizeof(struct hold), 0,

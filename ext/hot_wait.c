@@ -31,30 +31,30 @@ int hot_after_sleep(struct session *session, int status) {
 /* Spinning is in vain when what is waited for comes later than that: each such wait doubles the doubt, and the next spin
  * is half as long. One that comes within twice the longest spin ends it. */
 static uint64_t spin_whole(const struct af_client *client, uint8_t doubt) { return (uint64_t)client->spin_us * 1000u >> doubt; }
-static uint64_t spin_first(const struct af_client *client, uint8_t doubt) {
+uint64_t hot_spin_first(const struct af_client *client, uint8_t doubt) {
   uint64_t spin_ns = spin_whole(client, doubt);
   return spin_ns < HOT_SPIN_GIL_NS ? spin_ns : HOT_SPIN_GIL_NS;
 }
-static uint64_t spin_rest(const struct af_client *client, uint8_t doubt) {
-  return spin_whole(client, doubt) - spin_first(client, doubt);
+uint64_t hot_spin_rest(const struct af_client *client, uint8_t doubt) {
+  return spin_whole(client, doubt) - hot_spin_first(client, doubt);
 }
-static void learn(const struct af_client *client, uint8_t *doubt, uint64_t begin_ns) {
+void hot_learn(const struct af_client *client, uint8_t *doubt, uint64_t begin_ns) {
   if (af_now_ns() - begin_ns < 2 * spin_whole(client, 0)) *doubt = 0;
   else if (*doubt < MOST_DOUBT) ++*doubt;
 }
 
-static uint64_t left_within(uint64_t deadline_ns, uint64_t limit_ns) {
+uint64_t hot_left_within(uint64_t deadline_ns, uint64_t limit_ns) {
   uint64_t now = af_now_ns();
   if (now >= deadline_ns) return 0;
   return deadline_ns - now < limit_ns ? deadline_ns - now : limit_ns;
 }
-static uint64_t left(uint64_t deadline_ns) { return left_within(deadline_ns, SLEEP_NS); }
+uint64_t hot_left(uint64_t deadline_ns) { return hot_left_within(deadline_ns, SLEEP_NS); }
 
 static int sleep_on_cell(struct session *session, af_off cell, uint64_t deadline_ns) {
   struct af_client *client = &session->client;
   int status = AF_OK;
   while (!af_cell_is_done(client, cell)) {
-    uint64_t left_ns = left(deadline_ns);
+    uint64_t left_ns = hot_left(deadline_ns);
     if (left_ns == 0) { hot_raise(AF_TIMEOUT, "the result was not ready in time"); return -1; }
     session_enter_wait(session);
     Py_BEGIN_ALLOW_THREADS
@@ -69,8 +69,8 @@ static int sleep_on_cell(struct session *session, af_off cell, uint64_t deadline
 /* 1: done; 0: not yet; -1: an exception is set. */
 static int spin_on_cell(struct session *session, af_off cell) {
   struct af_client *client = &session->client;
-  int done = af_cell_spin(client, cell, spin_first(client, session->reply_doubt));
-  uint64_t rest_ns = spin_rest(client, session->reply_doubt);
+  int done = af_cell_spin(client, cell, hot_spin_first(client, session->reply_doubt));
+  uint64_t rest_ns = hot_spin_rest(client, session->reply_doubt);
   if (!done && rest_ns > 0) {
     session_enter_wait(session);
     Py_BEGIN_ALLOW_THREADS
@@ -85,7 +85,7 @@ static int spin_on_cell(struct session *session, af_off cell) {
 int hot_wait_cell(struct session *session, af_off cell, uint64_t deadline_ns) {
   struct af_client *client = &session->client;
   if (af_cell_is_done(client, cell)) return 0;
-  if (deadline_ns == UINT64_MAX || left(deadline_ns) > 0) {
+  if (deadline_ns == UINT64_MAX || hot_left(deadline_ns) > 0) {
     int done = spin_on_cell(session, cell);
     if (done != 0) return done < 0 ? -1 : 0;
   }
@@ -94,7 +94,7 @@ int hot_wait_cell(struct session *session, af_off cell, uint64_t deadline_ns) {
   int status = sleep_on_cell(session, cell, deadline_ns);
   if (!hot_live(session)) return status;
   af_mailbox_unblock(client);
-  learn(client, &session->reply_doubt, begin_ns);
+  hot_learn(client, &session->reply_doubt, begin_ns);
   return status;
 }
 
@@ -194,12 +194,12 @@ static int sleep_on_board(struct waiting *waiting, uint8_t board, uint64_t deadl
   struct session *session = waiting->session;
   uint32_t token;
   while (!look(waiting)) {
-    uint64_t left_ns = left(deadline_ns);
+    uint64_t left_ns = hot_left(deadline_ns);
     int status = AF_OK;
     if (left_ns == 0) return 0;
     session_enter_wait(session);
     Py_BEGIN_ALLOW_THREADS
-    status = af_board_wait(&session->client, board, spin_rest(&session->client, 0), left_ns);
+    status = af_board_wait(&session->client, board, hot_spin_rest(&session->client, 0), left_ns);
     Py_END_ALLOW_THREADS
     if (!session_leave_wait(session) || hot_after_sleep(session, status) < 0) return -1;
     (void)af_board_take(&session->client, board, &token, 1, false);
@@ -212,7 +212,7 @@ static int sleep_without_board(struct waiting *waiting, uint64_t deadline_ns) {
   struct session *session = waiting->session;
   _Atomic uint32_t word = 0;
   while (!look(waiting)) {
-    uint64_t left_ns = left(deadline_ns);
+    uint64_t left_ns = hot_left(deadline_ns);
     if (left_ns == 0) return 0;
     Py_BEGIN_ALLOW_THREADS
     (void)af_futex_wait(&word, 0, left_ns < 1000000 ? left_ns : 1000000);
@@ -242,7 +242,7 @@ static int wait_asleep(struct waiting *waiting, uint64_t deadline_ns) {
 
 static int wait_for(struct waiting *waiting, uint64_t deadline_ns) {
   struct af_client *client = &waiting->session->client;
-  uint64_t spin_until = af_now_ns() + spin_first(client, 0);
+  uint64_t spin_until = af_now_ns() + hot_spin_first(client, 0);
   while (!look(waiting)) {
     uint64_t now = af_now_ns();
     if (now >= deadline_ns) return 0;
@@ -292,8 +292,7 @@ static PyObject *wait_wait(PyObject *module, PyObject *const *args, Py_ssize_t c
 
 /* -- take -- */
 
-/* 1: *call is set (or NULL with an exception); 0: nothing now. */
-static int take_now(struct hold *mailbox, PyObject **call) {
+int hot_take_now(struct hold *mailbox, PyObject **call) {
   struct af_client *client = &mailbox->session->client;
   af_off cell;
   uint32_t index;
@@ -304,7 +303,7 @@ static int take_now(struct hold *mailbox, PyObject **call) {
   return 1;
 }
 
-static bool must_stop(struct hold *mailbox) {
+bool hot_must_stop(struct hold *mailbox) {
   struct af_client *client = &mailbox->session->client;
   struct af_mailbox *self = AF_AT(client, struct af_mailbox, mailbox->block);
   if (atomic_load_explicit(&client->slot->leave, memory_order_relaxed)) return true;
@@ -316,15 +315,15 @@ static int wait_mail(struct hold *mailbox, uint64_t deadline_ns, uint32_t *looks
   struct session *session = mailbox->session;
   uint64_t limit_ns = *looks < IDLE_LOOKS ? SLEEP_NS : AF_IDLE_SLEEP_NS;
   struct af_client *client = &session->client;
-  int status = af_mailbox_wait(client, mailbox->block, spin_first(client, session->mail_doubt), 0);
+  int status = af_mailbox_wait(client, mailbox->block, hot_spin_first(client, session->mail_doubt), 0);
   if (status == AF_OK) { session->mail_doubt = 0; return 0; }
-  uint64_t begin_ns = af_now_ns(), rest_ns = spin_rest(client, session->mail_doubt);
+  uint64_t begin_ns = af_now_ns(), rest_ns = hot_spin_rest(client, session->mail_doubt);
   session_enter_wait(session);
   Py_BEGIN_ALLOW_THREADS
-  status = af_mailbox_wait(client, mailbox->block, rest_ns, left_within(deadline_ns, limit_ns));
+  status = af_mailbox_wait(client, mailbox->block, rest_ns, hot_left_within(deadline_ns, limit_ns));
   Py_END_ALLOW_THREADS
   if (!session_leave_wait(session)) return -1;
-  learn(client, &session->mail_doubt, begin_ns);
+  hot_learn(client, &session->mail_doubt, begin_ns);
   if (status == AF_TIMEOUT) {
     if (++*looks == IDLE_LOOKS) (void)hot_give_back();
     af_heap_trim(client);
@@ -346,9 +345,9 @@ static PyObject *wait_take(PyObject *module, PyObject *const *args, Py_ssize_t c
   uint32_t looks = 0;
   for (;;) {
     if (leave && atomic_load_explicit(&mailbox->session->client.slot->leave, memory_order_relaxed)) Py_RETURN_NONE;
-    if (take_now(mailbox, &call)) return call;
-    if (leave && must_stop(mailbox)) Py_RETURN_NONE;
-    if (deadline_ns != UINT64_MAX && left(deadline_ns) == 0) Py_RETURN_NONE;
+    if (hot_take_now(mailbox, &call)) return call;
+    if (leave && hot_must_stop(mailbox)) Py_RETURN_NONE;
+    if (deadline_ns != UINT64_MAX && hot_left(deadline_ns) == 0) Py_RETURN_NONE;
     if (wait_mail(mailbox, deadline_ns, &looks) < 0) return NULL;
   }
 }
@@ -358,7 +357,7 @@ static PyObject *wait_take_nowait(PyObject *module, PyObject *object) {
   struct hold *mailbox = hot_hold_of(object, AF_KIND_MAILBOX);
   PyObject *call;
   if (!mailbox) return NULL;
-  if (take_now(mailbox, &call)) return call;
+  if (hot_take_now(mailbox, &call)) return call;
   struct af_client *client = &mailbox->session->client; /* it will not wait here: pushes are to wake others again */
   af_mailbox_returned(client, AF_AT(client, struct af_mailbox, mailbox->block));
   Py_RETURN_NONE;

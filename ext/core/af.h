@@ -59,7 +59,7 @@ enum af_kind {
   AF_KIND_FOLLOWER, /* a watcher of a cell that has one already */
   AF_KIND_BOARD,    /* a waiter's notice board */
   AF_KIND_HOLDS,    /* a piece of a slot's hold table */
-  AF_KIND_CHANNEL,  /* reserved for compiled graphs */
+  AF_KIND_CHANNEL,  /* slots from one writer to some readers */
   AF_KIND_SPILLED,  /* a large value that lies on disk: spill.h */
   AF_KIND_COUNT,
 };

@@ -4,6 +4,7 @@
 #include <assert.h>
 
 #include "cell.h"
+#include "channel.h"
 #include "extent.h"
 #include "heap.h"
 #include "mailbox.h"
@@ -114,6 +115,15 @@ static void each_of_spilled(struct af_client *client, af_off block, af_visit vis
   each_of(client, block, block + sizeof *spilled, spilled->references, visit, context);
 }
 
+static void each_of_channel(struct af_client *client, af_off block, af_visit visit, void *context) {
+  struct af_channel_slot *slot;
+  for (uint32_t i = 0; (slot = af_channel_slot_at(client, block, i)) != NULL; i++) {
+    uint32_t references = atomic_load_explicit(&slot->references, memory_order_acquire);
+    each_of(client, block, AF_OFF(client, slot->data), references, visit, context);
+    visit_one(visit, context, atomic_load_explicit(&slot->block, memory_order_acquire));
+  }
+}
+
 void af_block_each(struct af_client *client, af_off block, af_visit visit, void *context) {
   switch (block_kind(block_at(client, block))) {
   case AF_KIND_CELL:
@@ -134,6 +144,9 @@ void af_block_each(struct af_client *client, af_off block, af_visit visit, void 
     break;
   case AF_KIND_LANE:
     each_of_lane(client, block, visit, context);
+    break;
+  case AF_KIND_CHANNEL:
+    each_of_channel(client, block, visit, context);
     break;
   case AF_KIND_ACTOR:
     visit_one(visit, context, AF_AT(client, struct af_actor, block)->mailbox);

@@ -6,6 +6,7 @@
 #include "audit.h"
 #include "block.h"
 #include "cell.h"
+#include "channel.h"
 #include "extent.h"
 #include "heap.h"
 #include "mailbox.h"
@@ -244,6 +245,13 @@ static void mailbox_settle(void *context, struct af_client *node, af_off mailbox
     af_mailbox_ring(node, mailbox);
 }
 
+/* ---- channels ---- */
+
+static void channel_settle(struct settling *settling, af_off block) {
+  if (is_live(settling->node, block, AF_KIND_CHANNEL))
+    af_channel_bereave(settling->node, block, settling->index, settling->epoch);
+}
+
 /* ---- holds, marks, boards ---- */
 
 static _Atomic af_off *entry_next(const struct settling *settling, af_off entry) {
@@ -369,6 +377,7 @@ static int settle(struct settling *settling) {
     return status;
   af_extent_unlock_dead(node, settling->index, settling->epoch);
   each_mailbox(node, mailbox_settle, settling);
+  each_hold(settling, channel_settle);
   status = started_settle(settling);
   if (status != AF_OK)
     return status;

@@ -1,10 +1,11 @@
 /* coroner.h - settles what a dead process leaves; called by the node, after it has seen the process end.
  *
- * In this order, each step repeatable: slot DEAD; the operation it died in finished (followers served, a call between two
- * lists sent on), before its locks are cleared, because an entry that it was taking stays where it is as long as it has
- * the lock; its locks cleared, its lanes orphaned; each call that it had STARTED UNREAD again, one attempt later, if
- * `retry` and it has retries left, else failed with `error` (with its return cells); its holds dropped; its boards free for the slot's next process; its spans adopted; its marks as a reader taken
- * back; when it died inside an operation, a recount (audit.h). Then the slot is FREE with the next epoch.
+ * In this order, each step repeatable: slot DEAD; the operation it died in finished (followers served, a call between
+ * two lists sent on), before its locks are cleared, because an entry that it was taking stays where it is as long as
+ * it has the lock; its locks cleared, its lanes orphaned; the channels that it had an end of broken; each call that it
+ * had STARTED UNREAD again, one attempt later, if `retry` and it has retries left, else failed with `error` (with its
+ * return cells); its holds dropped; its boards free for the slot's next process; its spans adopted; its marks as a
+ * reader taken back; when it died inside an operation, a recount (audit.h). Then the slot is FREE with the next epoch.
  * Unread calls stay where they are, for another reader; of an ordered mailbox those that are run again come before them,
  * each caller's in the order made. Other clients run on meanwhile. */
 #ifndef AF_CORONER_H

@@ -10,7 +10,7 @@ enum af_operation {
   AF_OP_HEAP = 200, AF_OP_EXTENT = 300, AF_OP_BLOCK = 400, AF_OP_AUDIT = 450,
   AF_OP_BOARD = 500, AF_OP_LANE = 600, AF_OP_PUSH = 610, AF_OP_TAKE = 630, AF_OP_CAPACITY = 660, AF_OP_CREATE = 700,
   AF_OP_SUBMIT = 710, AF_OP_WATCH = 720, AF_OP_RESULT = 730, AF_OP_COMPLETE = 740, AF_OP_CANCEL = 780,
-  AF_OP_SETTLE = 800,
+  AF_OP_SETTLE = 800, AF_OP_CHANNEL = 820,
 };
 
 /* The memory half, 100-499. */
@@ -148,6 +148,22 @@ enum af_operation {
   X(794, "stream: word changed, executor not woken") \
   X(795, "stream: link taken, not recorded") \
   X(796, "stream: item out of its place, not dropped")
+
+/* The channels, 820-839. */
+#define AF_POINTS_CHANNEL(X) \
+  X(820, "channel filled in, not a channel yet") \
+  X(821, "end taken") \
+  X(822, "write: references counted, the slot owns none") \
+  X(823, "write: the slot owns them, not published") \
+  X(824, "write: published, nobody woken") \
+  X(825, "sleeper's mark taken, not woken") \
+  X(826, "sleeper woken, watch not rung") \
+  X(827, "read: counted down, the slot owns it still") \
+  X(828, "read: the slot owns nothing, references not dropped") \
+  X(829, "read: references dropped, position not moved") \
+  X(830, "read: moved on, writer not woken") \
+  X(831, "marked as asleep, has not looked again") \
+  X(832, "closed, nobody woken")
 
 #define AF_POINT_LAST 899
 #endif
