@@ -19,7 +19,6 @@ import faulthandler
 import gc
 import importlib
 import os
-import signal
 import socket
 import struct
 import sys
@@ -99,7 +98,6 @@ def _serve(node: socket.socket, run: Run, memfd: int, node_pidfd: int) -> None:
     """The life of the zygote, and from the fork on that of each worker."""
     os.setpgid(0, 0)  # a terminal's Ctrl-C is the driver's, or the node's
     become_subreaper()
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # for the workers: serve_zygote ignores it
     faulthandler.enable()  # workers inherit it: a crash in C code says where
     order = _hot.serve_zygote(node.fileno(), node_pidfd)
     if order is None:

@@ -3,6 +3,7 @@
 What is due lies in the core (ext/hot_cancel.c), and is so only while the user's code runs. Here is the choice of the
 moment: not in the runtime's own Python, where an exception could leave something half done, unless that waits; and not
 in a __del__, where it would be lost. A moment that was not good is followed by another signal.
+SIGINT, which is somebody's from outside, is told from that here as well.
 """
 
 from __future__ import annotations
@@ -32,12 +33,13 @@ _has_leftovers = False
 
 
 def prepare() -> None:
-    """Workers that are forked from this process will hear the signal, once they have begun."""
+    """Workers that are forked from this process will hear the signals, once they have begun."""
     signal.signal(SIGNAL, _on_signal)
+    signal.signal(signal.SIGINT, _on_interrupt)
 
 
 def begin() -> None:
-    """From now on this worker hears the signal."""
+    """From now on this worker hears the signals."""
     global _pid
     _pid = os.getpid()
 
@@ -62,6 +64,14 @@ def _on_signal(_: int, frame: FrameType | None) -> None:
         if call is not None:
             cancel_children(call)
             raise KeyboardInterrupt
+
+
+def _on_interrupt(number: int, _: FrameType | None) -> None:
+    """SIGINT ends a plain call's code like that of any program. Anywhere else it ends the process, as SIGTERM does."""
+    if os.getpid() == _pid and (_listeners or not _hot.attached() or _hot.current_call() is None):
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(_pid, number)
+    raise KeyboardInterrupt
 
 
 def _is_good_moment(frame: FrameType | None) -> bool:

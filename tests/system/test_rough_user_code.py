@@ -7,12 +7,15 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 import actorflow as af
 from actorflow import errors
+from tests.conftest import wait_until
 
 
 @af.remote(max_retries=0)
@@ -143,15 +146,73 @@ def test_a_forked_child_of_a_call_may_print_and_exit(runtime: af.Runtime) -> Non
     assert af.get(host.run.remote(own_process))
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL, signal.SIGUSR2, signal.SIGABRT])
-def test_a_signal_that_ends_a_worker_is_named(runtime: af.Runtime, number: signal.Signals) -> None:
-    host, other = Host.remote(), Host.remote()
+DEADLY = [signal.SIGINT, signal.SIGTERM, signal.SIGKILL, signal.SIGHUP, signal.SIGUSR1, signal.SIGABRT]
+HARMLESS = [signal.SIGPIPE, signal.SIGCHLD, signal.SIGURG, signal.SIGWINCH, signal.SIGCONT]
+
+
+@af.remote
+class AsyncHost:
+    """The same on a loop."""
+
+    async def run(self, body: Callable[..., Any], *args: Any) -> Any:
+        return body(*args)
+
+
+ThreadedHost = Host.options(max_concurrency=2)
+
+
+@pytest.mark.parametrize("kind", [Host, ThreadedHost, AsyncHost], ids=["plain", "threaded", "async"])
+@pytest.mark.parametrize("number", DEADLY)
+def test_a_signal_that_ends_an_idle_worker_is_named(
+    runtime: af.Runtime, number: signal.Signals, kind: Any, capfd: pytest.CaptureFixture[str]
+) -> None:
+    host, other = kind.remote(), Host.remote()
     pid, kept = af.get([host.run.remote(own_process), other.run.remote(own_process)])
     os.kill(pid, number)
+    wait_until(lambda: not psutil.pid_exists(pid), 30, f"{pid} has ended")  # the signal may meet any thread
     with pytest.raises(errors.ActorDiedError, match=number.name) as raised:
         af.get(host.run.remote(own_process), timeout=30)
     assert raised.value.death.signal == number
     assert af.get(other.run.remote(own_process)) == kept
+    if number != signal.SIGABRT:  # of which faulthandler tells where
+        assert "Traceback" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("kind", [Host, ThreadedHost, AsyncHost], ids=["plain", "threaded", "async"])
+def test_signals_that_end_no_worker(runtime: af.Runtime, kind: Any) -> None:
+    host = kind.remote()
+    pid = af.get(host.run.remote(own_process))
+    for number in HARMLESS:
+        os.kill(pid, number)
+        assert af.get(host.run.remote(own_process), timeout=30) == pid
+
+
+def interrupted(path: str) -> str:
+    with open(path, "w") as told:
+        told.write(f"{os.getpid()}\n")
+    try:
+        threading.Event().wait(60)  # what the signal is to end
+    except KeyboardInterrupt:
+        return "interrupted"
+    return "slept"
+
+
+def number_in(path: Path) -> int:
+    """The number that a file has for its line, once that is there."""
+    wait_until(lambda: path.exists() and path.read_text().endswith("\n"), 30, f"{path} is written")
+    return int(path.read_text())
+
+
+def test_an_interrupt_ends_the_code_of_a_plain_call_and_nothing_else(
+    runtime: af.Runtime, tmp_path: Path
+) -> None:
+    host = Host.remote()
+    for caller, name in ((host, "method"), (None, "task")):
+        path = tmp_path / name
+        call = (caller.run if caller is not None else run).remote(interrupted, str(path))
+        os.kill(number_in(path), signal.SIGINT)
+        assert af.get(call, timeout=30) == "interrupted"
+    assert af.get(host.run.remote(own_process)) == int((tmp_path / "method").read_text())
 
 
 def test_a_worker_that_was_stopped_goes_on(runtime: af.Runtime) -> None:
