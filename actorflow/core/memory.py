@@ -11,6 +11,9 @@ from dataclasses import dataclass
 
 from actorflow.core.events import WorkerId
 
+LOOK_S = 0.25
+FAR_LOOK_S = 1.0  # where nothing uses up what is left in that time
+FASTEST_USE_BYTES_S = 8e9  # all CPUs filling fresh pages
 PATIENCE_S = 2.0  # for a killed process to be gone; one that hangs in the kernel keeps its memory
 
 
@@ -23,6 +26,11 @@ class Resident:
     is_retriable: bool
     since_s: float
     bytes: int
+
+
+def pause_s(left_bytes: int) -> float:
+    """How long nobody has to look while so much memory is left."""
+    return min(max(LOOK_S, left_bytes / FASTEST_USE_BYTES_S), FAR_LOOK_S)
 
 
 def victim(residents: Iterable[Resident]) -> Resident | None:

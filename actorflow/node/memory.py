@@ -13,14 +13,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from actorflow.core.events import WorkerId
-from actorflow.core.memory import MemoryPolicy, Resident
+from actorflow.core.memory import LOOK_S, MemoryPolicy, Resident, pause_s
 from actorflow.errors import DeathKind, MemoryFacts
 from actorflow.node import machine
 from actorflow.node.log import warn
 from actorflow.node.workers import Worker, Workers
 from actorflow.shm.store import Store
-
-LOOK_S = 0.25
 
 
 class MemoryMonitor:
@@ -47,7 +45,10 @@ class MemoryMonitor:
 
     def start(self) -> None:
         """Begins to look."""
-        self._timer = self._loop.call_later(LOOK_S, self._look)
+        self._look_after(LOOK_S)
+
+    def _look_after(self, pause_s: float) -> None:
+        self._timer = self._loop.call_later(pause_s, self._look)
 
     def stop(self) -> None:
         """Looks no more."""
@@ -55,10 +56,10 @@ class MemoryMonitor:
             self._timer.cancel()
 
     def _look(self) -> None:
-        self.start()
         now_s = self._loop.time()
         own = {worker.id: _own_bytes(worker.pid) for worker in self._workers} if self._limit_bytes else {}
         used_bytes, limit_bytes = self._use(sum(own.values()))
+        self._look_after(pause_s(limit_bytes - used_bytes))
         if not self._policy.is_short(2 * used_bytes, limit_bytes):  # far from it: nobody has to be known
             return
         chosen = self._policy.choose(now_s, used_bytes, limit_bytes, self._residents(now_s))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 
 from actorflow.core.events import WorkerId
-from actorflow.core.memory import PATIENCE_S, MemoryPolicy, Resident, victim
+from actorflow.core.memory import FAR_LOOK_S, LOOK_S, PATIENCE_S, MemoryPolicy, Resident, pause_s, victim
 
 LIMIT = 1000
 
@@ -54,3 +54,9 @@ def test_one_at_a_time_until_it_is_gone_or_hangs() -> None:
     policy = MemoryPolicy(0.5)
     assert policy.choose(0.0, 900, LIMIT, both) == both[0]
     assert policy.choose(0.3, 900, LIMIT, both[1:]) == both[1]
+
+
+def test_the_less_is_left_the_sooner_it_is_looked_at_again() -> None:
+    pauses_s = [pause_s(left_bytes) for left_bytes in (-1, 0, 10**9, 4 * 10**9, 10**12)]
+    assert pauses_s == sorted(pauses_s)
+    assert (pauses_s[0], pauses_s[3], pauses_s[-1]) == (LOOK_S, 0.5, FAR_LOOK_S)
