@@ -44,12 +44,25 @@ void af_mailbox_task_done(struct af_client *client);
 uint32_t af_mailbox_allow(struct af_client *node, af_off mailbox, uint32_t allowed);
 int af_mailbox_close(struct af_client *node, af_off mailbox, af_off error, uint8_t format);
 int af_cell_submit(struct af_client *client, af_off lane, af_off cell);
+int af_channel_claim(struct af_client *client, af_off channel, uint32_t end);
+int af_channel_look(const struct af_client *client, af_off channel, uint32_t end);
+int af_channel_sleep(struct af_client *client, af_off channel, uint32_t end, uint64_t timeout_ns);
+void af_channel_next(struct af_client *client, af_off channel, uint32_t end);
+void af_channel_close(struct af_client *client, af_off channel);
 
 int model_bytes(struct af_client *client, uint64_t bytes, bool object, af_off *block, uint32_t *hold);
 int model_mailbox(struct af_client *client, uint8_t flags, uint32_t credit, af_off *mailbox, uint32_t *hold);
 int model_call(struct af_client *client, const af_off *arguments, uint32_t count, af_off mailbox, af_off *cell,
                uint32_t *hold);
 int model_complete(struct af_client *client, af_off cell, uint32_t bytes, uint8_t fill);
+int model_channel(struct af_client *client, uint32_t slots, uint32_t slot_bytes, uint32_t readers, af_off *channel,
+                  uint32_t *hold);
+uint32_t model_channel_state(struct af_client *client, af_off channel);
+void model_channel_write(struct af_client *client, af_off channel, af_off block, const af_off *references,
+                         uint32_t count, uint32_t bytes, uint8_t fill);
+bool model_channel_value(struct af_client *client, af_off channel, uint32_t end, af_off block,
+                         const af_off *references, uint32_t count, uint32_t bytes, uint8_t fill);
+uint32_t model_count(struct af_client *client, af_off block);
 void model_identity(struct af_client *client, uint32_t *slot, uint32_t *epoch);
 uint32_t model_phase(struct af_client *client, af_off cell);
 uint32_t model_generation(struct af_client *client, af_off block);
@@ -63,6 +76,7 @@ SOURCE = """
 #include "audit.h"
 #include "block.h"
 #include "cell.h"
+#include "channel.h"
 #include "coroner.h"
 #include "extent.h"
 #include "heap.h"
@@ -143,6 +157,38 @@ static bool same(const uint8_t *at, uint64_t bytes, uint8_t value) {
 }
 static bool model_filled(struct af_client *client, af_off block, uint64_t bytes, uint8_t value) {
   return same(client->view + block + sizeof(struct af_object), bytes - sizeof(struct af_object), value);
+}
+static int model_channel(struct af_client *client, uint32_t slots, uint32_t slot_bytes, uint32_t readers,
+                         af_off *channel, uint32_t *hold) {
+  uint32_t outer = af_op_begin(client, AF_OP_CHANNEL);
+  int status = af_channel_create(client, slots, slot_bytes, readers, channel);
+  status = recorded(client, status, channel, hold);
+  af_op_end(client, outer);
+  return status;
+}
+static uint32_t model_channel_state(struct af_client *client, af_off channel) {
+  return af_channel_state(client, channel);
+}
+static void model_channel_write(struct af_client *client, af_off channel, af_off block, const af_off *references,
+                                uint32_t count, uint32_t bytes, uint8_t fill) {
+  uint8_t *place = af_channel_place(client, channel);
+  uint32_t outer = af_op_begin(client, AF_OP_CHANNEL);
+  if (block != 0) af_block_hold(client, block);
+  for (uint32_t i = 0; i < count; i++) af_block_hold(client, references[i]);
+  memcpy(place, references, count * sizeof *references);
+  memset(place + count * sizeof *references, fill, bytes);
+  af_channel_publish(client, channel, block, count, bytes, fill % 5);
+  af_op_end(client, outer);
+}
+static bool model_channel_value(struct af_client *client, af_off channel, uint32_t end, af_off block,
+                                const af_off *references, uint32_t count, uint32_t bytes, uint8_t fill) {
+  struct af_channel_value value;
+  if (af_channel_value(client, channel, end, &value) != AF_OK) return false;
+  return value.block == block && value.count == count && value.bytes == bytes && value.format == fill % 5 &&
+         memcmp(value.references, references, count * sizeof *references) == 0 && same(value.data, bytes, fill);
+}
+static uint32_t model_count(struct af_client *client, af_off block) {
+  return atomic_load(&AF_AT(client, struct af_block, block)->count);
 }
 static bool model_result_is(struct af_client *client, af_off cell, uint32_t bytes, uint8_t fill) {
   struct af_cell *of = AF_AT(client, struct af_cell, cell);
