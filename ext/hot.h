@@ -13,6 +13,7 @@
 #include "core/audit.h"
 #include "core/block.h"
 #include "core/cell.h"
+#include "core/copy.h"
 #include "core/channel.h"
 #include "core/crowd.h"
 #include "core/extent.h"

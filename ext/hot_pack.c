@@ -266,11 +266,12 @@ void hot_fill(struct af_client *client, af_off *where, uint32_t *count, PyObject
 static void fill_bytes(struct af_client *client, af_off block, const struct packed *packed, const struct plan *plan) {
   uint8_t *base = client->base + block;
   uint64_t *table = (uint64_t *)(void *)(base + plan->table);
-  if (packed->data) memcpy(base + plan->pickle, PyBytes_AsString(packed->data), (uint64_t)PyBytes_Size(packed->data));
+  if (packed->data)
+    af_copy(base + plan->pickle, (const uint8_t *)PyBytes_AsString(packed->data), (uint64_t)PyBytes_Size(packed->data));
   for (Py_ssize_t i = 0; i < packed->buffer_count; i++) {
     table[2 * i] = plan->buffers[i];
     table[2 * i + 1] = (uint64_t)packed->views[i].len;
-    memcpy(base + plan->buffers[i], packed->views[i].buf, (uint64_t)packed->views[i].len);
+    af_copy(base + plan->buffers[i], packed->views[i].buf, (uint64_t)packed->views[i].len);
   }
 }
 
