@@ -105,6 +105,9 @@ def fork_slot() -> tuple[int, int]:
     """In a forked child: the (slot, epoch) to announce to the node."""
 
 def node_alive() -> bool: ...
+def is_live(slot: int, epoch: int) -> bool:
+    """Whether the process of that slot and epoch is attached. One that died is so until its death was settled."""
+
 def node_mailbox() -> Hold: ...
 def publish_node_mailbox(mailbox: Hold) -> None:
     """Node: others may attach now."""

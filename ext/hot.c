@@ -205,6 +205,14 @@ static PyObject *hot_node_alive(PyObject *module, PyObject *unused) {
   return PyBool_FromLong(hot.session && af_node_check(&hot.session->client) == AF_OK);
 }
 
+static PyObject *hot_is_live(PyObject *module, PyObject *args) {
+  (void)module;
+  unsigned int slot, epoch;
+  struct af_client *client = hot_client();
+  if (!client || !PyArg_ParseTuple(args, "II", &slot, &epoch)) return NULL;
+  return PyBool_FromLong(af_slot_is(client, slot, epoch));
+}
+
 static PyObject *hot_node_mailbox(PyObject *module, PyObject *unused) {
   (void)module, (void)unused;
   struct af_client *client = hot_client();
@@ -296,6 +304,7 @@ static PyMethodDef methods[] = {
     {"client_address", hot_client_address, METH_NOARGS, NULL},
     {"identity", hot_identity, METH_NOARGS, NULL},
     {"node_alive", hot_node_alive, METH_NOARGS, NULL},
+    {"is_live", hot_is_live, METH_VARARGS, NULL},
     {"node_mailbox", hot_node_mailbox, METH_NOARGS, NULL},
     {"publish_node_mailbox", hot_publish_node_mailbox, METH_O, NULL},
     {"stop_node", hot_stop_node, METH_NOARGS, NULL},

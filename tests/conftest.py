@@ -69,6 +69,14 @@ def descendants() -> set[psutil.Process]:
     return found
 
 
+def title(process: psutil.Process) -> str:
+    """Its pid and name; "" of one that has ended meanwhile."""
+    try:
+        return f"{process.pid} {process.name()}"
+    except psutil.NoSuchProcess:
+        return ""
+
+
 def open_files() -> set[str]:
     """What the file descriptors of this process refer to, each with its number."""
     found = set()
@@ -89,7 +97,7 @@ def segments() -> set[str]:
 def facts() -> dict[str, set[str]]:
     """What a test may not leave behind, by kind."""
     return {
-        "processes": {f"{process.pid} {process.name()}" for process in descendants()},
+        "processes": set(filter(None, map(title, descendants()))),
         "files": open_files(),
         "segments": segments(),
         "threads": {thread.name for thread in threading.enumerate()},

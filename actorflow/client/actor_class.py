@@ -155,10 +155,10 @@ class ActorClass:
 
     def _method_groups(self) -> tuple[int, ...]:
         names = [name for name, _ in self._options.concurrency_groups]
-        if len(names) > MOST_GROUPS or len(self._methods) > LARGEST_METHOD:
+        if len(names) > MOST_GROUPS or len(self._methods) >= LARGEST_METHOD:
             raise ValueError(
                 f"{self.__qualname__} has {len(names)} concurrency groups and {len(self._methods)} methods: "
-                f"at most {MOST_GROUPS} groups and {LARGEST_METHOD:,} methods are possible"
+                f"at most {MOST_GROUPS} groups and {LARGEST_METHOD - 1:,} methods are possible"
             )
         return tuple(_group_of(function, names, name) for name, function in self._methods.items())
 

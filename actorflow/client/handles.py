@@ -23,6 +23,7 @@ from actorflow.options import MethodOptions
 
 READY_NAME = "__ready__"
 READY = 0  # the number of __ready__; methods are numbered from 1, in the order of their names
+CALL_NAME = "__ray_call__"  # numbered after the last method
 _GROUP_SHIFT = (
     10  # above the method's number a call carries the group that was asked for; 0: the method's own
 )
@@ -122,7 +123,7 @@ def name_of_method(mailbox: int, number: int) -> str:
     """What errors call a method, by its number and the offset of its actor's mailbox, as far as it is known here."""
     for hold, door in list(_doors.items()):
         if hold.name[0] == mailbox and door.description is not None:
-            return f"{door.description.name}.{(READY_NAME, *door.description.methods)[number]}"
+            return f"{door.description.name}.{(READY_NAME, *door.description.methods, CALL_NAME)[number]}"
     return "actor method"
 
 
@@ -362,13 +363,21 @@ class ActorHandle:
         label = f"{self._actor_description.name}.{name}"
         limit, groups = self._actor_description.max_pending_calls, self._actor_description.groups
         of_methods = self._actor_description.retries
-        retries = -1 if number == READY else of_methods[number - 1] if of_methods else 0
+        retries = -1 if number == READY else 0
+        if 0 < number <= len(of_methods):
+            retries = of_methods[number - 1]
         return kind(self._actor_hold, self._actor_door, label, number, returns, limit, groups, retries)
 
     def __ready__(self) -> ObjectRef[None]:
         """A ref that is done once the constructor is; its error is the actor's, if that died."""
         ref: ObjectRef[None] = self._method(READY_NAME, READY, 1).remote()
         return ref
+
+    @property
+    def __ray_call__(self) -> ActorMethod:
+        """A method that runs any function in the actor: `handle.__ray_call__.remote(function, *args)` calls
+        `function(instance, *args)` there, as if it were a method. Of an async actor it may be a coroutine function."""
+        return self._method(CALL_NAME, len(self._actor_description.methods) + 1, 1)
 
     def __dir__(self) -> list[str]:
         return [*super().__dir__(), *self._actor_description.methods]
@@ -400,6 +409,12 @@ class ActorHandle:
         methods = ", ".join(self._actor_description.methods)
         name, identity = self._actor_description.name, outside.hex_name(self._actor_door.target.mailbox)
         return f"<code>{name}</code> actor {identity}<br><small>{methods}</small>"
+
+
+def unowned(handle: ActorHandle) -> ActorHandle:
+    """The same actor, by a handle that does not keep it alive."""
+    mailbox = handle._actor_door.target.mailbox
+    return ActorHandle(mailbox, mailbox, handle._actor_description)
 
 
 def _load_handle(index: int, description: tuple[Any, ...]) -> ActorHandle:

@@ -20,7 +20,7 @@ from actorflow.util.serialization import inspect_serializability
 from actorflow.wire.pickling import deregister_serializer, register_serializer
 
 if TYPE_CHECKING:
-    from actorflow.util import multiprocessing, queue, scheduling_strategies
+    from actorflow.util import collective, multiprocessing, queue, scheduling_strategies
     from actorflow.util.actor_pool import ActorPool
     from actorflow.util.executor import ActorflowExecutor
     from actorflow.util.helpers import as_completed, map_unordered
@@ -35,6 +35,7 @@ __all__ = [
     "ActorPool",
     "ActorflowExecutor",
     "queue",
+    "collective",
     "multiprocessing",
     "scheduling_strategies",
     "as_completed",
@@ -49,6 +50,7 @@ _AT_FIRST_USE = {  # name -> module
     "ActorPool": "actor_pool",
     "ActorflowExecutor": "executor",
     "queue": "queue",
+    "collective": "collective",
     "multiprocessing": "multiprocessing",
     "as_completed": "helpers",
     "map_unordered": "helpers",

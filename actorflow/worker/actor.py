@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import inspect
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import uvloop
@@ -108,6 +109,7 @@ class Host:
                 Body(getattr(instance, name), f"{self._class_name}.{name}", group, retry_on(cls, name))
                 for name, group in zip(plan.description.methods, plan.method_groups, strict=True)
             ]
+            self._bodies.append(Body(_caller(instance, plan.is_async), handles.CALL_NAME))
             for body in self._bodies:
                 body.title = self._printed_as
         except BaseException as error:
@@ -192,6 +194,19 @@ class Host:
 
 def _ready() -> None:
     """What `handle.__ready__()` calls."""
+
+
+def _caller(instance: Any, is_async: bool) -> Callable[..., Any]:
+    """What `handle.__ray_call__(function, ...)` calls."""
+
+    def call(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        return function(instance, *args, **kwargs)
+
+    async def call_in_loop(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        value = function(instance, *args, **kwargs)
+        return await value if inspect.isawaitable(value) else value
+
+    return call_in_loop if is_async else call
 
 
 def _refuse_coroutine(call: _hot.Call, body: Body) -> None:

@@ -20,6 +20,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("shm", "wire"),
     ("core",),
     ("client",),
+    ("collective",),
     ("worker", "node"),
     ("dag", "observe", "integrations", "util"),
     ("actor", "exceptions", "remote_function", "runtime_context", "types"),

@@ -1,0 +1,1 @@
+"""Groups of processes that hand tensors to each other: communicators, how they find each other, kept results."""

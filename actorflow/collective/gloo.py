@@ -1,0 +1,42 @@
+"""GlooCommunicator: tensors between CPUs, over TCP. Imported only where a group uses it: it imports torch."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from actorflow.collective.communicator import Pending
+from actorflow.collective.torch_group import TorchCommunicator, checked_tag, copy_back, distributed
+
+THREADS = 2
+LOOPBACK = "127.0.0.1"  # the members are processes of one machine
+
+
+class GlooCommunicator(TorchCommunicator):
+    """A rank of a gloo group. A peer that died or left closes its connections, which ends every wait for it."""
+
+    transport: ClassVar[str] = "gloo"
+
+    def _make(self, store: Any, rank: int, size: int) -> Any:
+        options = distributed.ProcessGroupGloo._Options()
+        options._timeout = self.timeout
+        options._threads = THREADS
+        options._devices = [distributed.ProcessGroupGloo.create_device(hostname=LOOPBACK)]
+        return distributed.ProcessGroupGloo(store, rank, size, options)
+
+    def _check_device(self, tensor: Any) -> None:
+        if tensor.device.type != "cpu":
+            raise ValueError(
+                f"gloo moves CPU tensors, and this one is on {tensor.device}: use nccl, or .cpu()"
+            )
+
+    def isend(self, tensor: Any, peer: int, tag: int = 0) -> Pending:
+        data = self._dense(tensor)
+        peer, tag = self._checked_rank(peer, other=True), checked_tag(tag)
+        return self._begin("send", lambda group: group.send([data], peer, tag))
+
+    def irecv(self, tensor: Any, peer: int, tag: int = 0) -> Pending:
+        data = self._dense(tensor)
+        peer, tag = self._checked_rank(peer, other=True), checked_tag(tag)
+        return self._begin(
+            "recv", lambda group: group.recv([data], peer, tag), lambda: copy_back(tensor, data)
+        )
