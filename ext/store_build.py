@@ -39,7 +39,7 @@ struct af_mailbox_facts {
 void af_mailbox_facts(const struct af_client *client, af_off mailbox, struct af_mailbox_facts *facts);
 uint32_t af_mailbox_allow(struct af_client *node, af_off mailbox, uint32_t allowed);
 int af_mailbox_close(struct af_client *node, af_off mailbox, af_off error, uint8_t format);
-void af_store_mailbox_rouse(struct af_client *client, af_off mailbox);
+void af_mailbox_rouse(struct af_client *client, af_off mailbox);
 int af_block_find(const struct af_client *client, af_off block, uint32_t generation, uint8_t kind);
 int af_store_error_create(struct af_client *client, const uint8_t *data, uint32_t bytes, af_off *block, uint32_t *hold);
 void af_hold_drop(struct af_client *client, uint32_t index);
@@ -185,13 +185,6 @@ static int af_store_slot_ask_leave(struct af_client *client, uint32_t index, uin
   if (!af_slot_is(client, index, epoch)) return AF_STALE;
   atomic_store_explicit(&af_slot_at(client, index)->leave, leave ? 1u : 0u, memory_order_release);
   return AF_OK;
-}
-
-/* Wakes every sleeping reader, so that each looks at its slot's `leave` and at the mailbox again. */
-static void af_store_mailbox_rouse(struct af_client *client, af_off mailbox) {
-  struct af_mailbox *box = AF_AT(client, struct af_mailbox, mailbox);
-  atomic_fetch_add_explicit(&box->bell, 1, memory_order_release);
-  af_futex_wake(&box->bell, INT_MAX);
 }
 
 /* The shared value of calls that end because of a death: an AF_KIND_BYTES block, held by this process. */

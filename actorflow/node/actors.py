@@ -236,6 +236,14 @@ class Actors:
         found = self._lives.names.find(namespace, name)
         return None if found is None else self._actors[found]
 
+    def ending(self, namespace: str, name: str) -> Actor | None:
+        """The actor of that name where it is about to end by itself: no handle of it is left, and no unread call."""
+        actor = self.named(namespace, name)
+        if actor is None:
+            return None
+        facts = self._store.facts(actor.mailbox.name)
+        return actor if facts.abandoned and not facts.depth else None
+
     def error_of(self, mailbox: _hot.Hold) -> bytes:
         """What calls to a dead actor get."""
         error = self._errors.get(mailbox.name)

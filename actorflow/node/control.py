@@ -7,6 +7,7 @@ malformed is answered with ProtocolError, and the node goes on.
 
 from __future__ import annotations
 
+import functools
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -25,13 +26,14 @@ Handler = Callable[["Request"], Answer | None]
 
 
 class Request:
-    """One control call. `process`: (slot, epoch) of who asks."""
+    """One control call. `process`: (slot, epoch) of who asks; `has_waited`: it was put off once (NotYet)."""
 
-    __slots__ = ("_call", "_fields", "process", "references")
+    __slots__ = ("_call", "_fields", "has_waited", "process", "references")
 
     def __init__(self, call: _hot.Call, fields: Mapping[str, Any], references: Sequence[_hot.Hold]) -> None:
         self.process: Process = call.caller
         self.references = references
+        self.has_waited = False
         self._call = call
         self._fields = fields
 
@@ -71,6 +73,14 @@ class Refused(Exception):
         self.data = data
 
 
+class NotYet(Exception):
+    """Raised by a handler that is to be asked once more, when `tell_when(again)` has `again` called."""
+
+    def __init__(self, tell_when: Callable[[Callable[[], None]], object]) -> None:
+        super().__init__("to be asked again")
+        self.tell_when = tell_when
+
+
 class Control:
     """Serves the node's mailbox. A handler returns its answer, or None and gives it later by `Request.answer`."""
 
@@ -101,6 +111,9 @@ class Control:
             answer = handler(request)
         except Refused as refusal:
             request.fail(refusal.data)
+        except NotYet as pause:
+            request.has_waited = True
+            pause.tell_when(functools.partial(self._handle, handler, request))
         except ActorflowError as error:
             request.fail(self._encode(error))
         except Exception as error:

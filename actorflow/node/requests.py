@@ -19,13 +19,16 @@ from actorflow.core.where import why_not_here
 from actorflow.errors import DeathKind, PlacementGroupError, ProtocolError, TaskUnschedulableError
 from actorflow.node.actors import Actor
 from actorflow.node.cancelling import Wish
-from actorflow.node.control import Answer, Refused, Request
+from actorflow.node.control import Answer, NotYet, Refused, Request
 from actorflow.node.groups import facts_of
 from actorflow.node.jobs import Job
 from actorflow.node.server import Node
 from actorflow.node.workers import Worker
 
 NOTHING: Answer = (None, ())
+NAME_WAIT_S = (
+    1.0  # for the end of an actor that is about to: it takes milliseconds unless a call of it still runs
+)
 
 
 class Requests:
@@ -69,14 +72,18 @@ class Requests:
         return NOTHING
 
     def create_actor(self, request: Request) -> Answer:
-        """{"class": description, "options", "to_place": shape, "to_run": shape}, [actor, mailbox] -> [mailbox]."""
+        """{"class": description, "options", "to_place": shape, "to_run": shape}, [actor, mailbox] -> [mailbox].
+
+        ActorAlreadyExistsError: its name is that of an actor that lives, and does not end in NAME_WAIT_S.
+        """
         job = self._job(request)
         handle, mailbox = request.reference(0, "actor"), request.reference(1, "mailbox")
         description, options = request.field("class", list), request.field("options", dict)
+        namespace, name = options.get("namespace") or job.namespace, options.get("name") or ""
+        if not request.has_waited and (ending := self._node.actors.ending(namespace, name)) is not None:
+            raise NotYet(lambda again: self._node.after_death(ending, NAME_WAIT_S, again))
         if options.get("get_if_exists"):
-            there = self._node.actors.named(
-                options.get("namespace") or job.namespace, options.get("name") or ""
-            )
+            there = self._node.actors.named(namespace, name)
             if there is not None:
                 return there.description, [there.mailbox]
         to_place, to_run, why_never = self._places_of_actor(request, options)

@@ -9,6 +9,7 @@ import asyncio
 import signal
 import socket
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 from actorflow import _hot, config
@@ -198,6 +199,18 @@ class Node:
             self.end_job(job.id, how)
         else:
             actor.on_death.append(lambda: self.end_job(job.id, how))
+
+    def after_death(self, actor: Actor, limit_s: float, then: Callable[[], None]) -> None:
+        """Does `then` once: when the actor is dead, or after `limit_s` seconds."""
+        waiting = [then]
+
+        def end_wait() -> None:
+            if waiting:
+                timer.cancel()
+                waiting.pop()()
+
+        timer = self._loop.call_later(limit_s, end_wait)
+        actor.on_death.append(end_wait)
 
     def left(self, driver: Driver, how: str) -> None:
         """A driver is no more: its job ends, and a private node with it."""

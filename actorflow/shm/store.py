@@ -225,7 +225,7 @@ class Store:
 
     def rouse(self, mailbox: Name) -> None:
         """Wakes every sleeping reader, so that each looks whether it shall leave."""
-        lib.af_store_mailbox_rouse(self._client, self._mailbox(mailbox))
+        lib.af_mailbox_rouse(self._client, self._mailbox(mailbox))
 
     def close(self, mailbox: Name, error: bytes) -> bool:
         """Ends a mailbox: no more pushes, and each call that waits in it gets `error` (ERROR bytes).

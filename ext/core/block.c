@@ -201,7 +201,7 @@ static void actor_abandon(struct af_client *client, af_off block) {
     return;
   atomic_store_explicit(&AF_AT(client, struct af_mailbox, actor->mailbox)->abandoned, 1, memory_order_release);
   AF_POINT(client, 405);
-  af_mailbox_ring(client, actor->mailbox);
+  af_mailbox_rouse(client, actor->mailbox);
   actor->block.flags = ACTOR_TOLD;
   atomic_signal_fence(memory_order_release); /* before the mailbox is dropped, also for who finds this half done */
 }

@@ -183,6 +183,25 @@ static bool spin_for_mail(struct af_client *client, af_off mailbox, uint64_t spi
   return found;
 }
 
+/* SYNC POINT rouse: the cause is stored before the bell's release; a reader reads the bell before it looks for a cause,
+ * and then sleeps only if the bell has not changed. */
+void af_mailbox_rouse(struct af_client *client, af_off mailbox) {
+  struct af_mailbox *of = mailbox_at(client, mailbox);
+  atomic_fetch_add_explicit(&of->bell, 1, memory_order_release);
+  af_futex_wake(&of->bell, UINT32_MAX);
+  af_ring(client, atomic_load_explicit(&of->listener, memory_order_acquire));
+}
+
+/* Whether a wait for mail would be in vain. The process' other mailboxes are not what it is to leave. */
+static bool is_over(const struct af_client *client, af_off mailbox) {
+  const struct af_slot *slot = client->slot;
+  if (atomic_load_explicit(&slot->leave, memory_order_relaxed) != 0 &&
+      atomic_load_explicit(&slot->serving, memory_order_relaxed) == mailbox)
+    return true;
+  return atomic_load_explicit(&mailbox_at(client, mailbox)->abandoned, memory_order_relaxed) != 0 &&
+         !af_mailbox_has_mail(client, mailbox);
+}
+
 int af_mailbox_wait(struct af_client *client, af_off mailbox, uint64_t spin_ns, uint64_t timeout_ns) {
   struct af_mailbox *of = mailbox_at(client, mailbox);
   int status = AF_OK;
@@ -196,7 +215,7 @@ int af_mailbox_wait(struct af_client *client, af_off mailbox, uint64_t spin_ns, 
   af_mailbox_waking_end(of); /* one that nobody took back would keep pushes from waking this sleeper */
   uint32_t bell = atomic_load_explicit(&of->bell, memory_order_acquire);
   AF_POINT(client, 646);
-  if (!af_mailbox_may_take(client, mailbox))
+  if (!af_mailbox_may_take(client, mailbox) && !is_over(client, mailbox)) /* SYNC POINT rouse */
     status = af_futex_wait(&of->bell, bell, timeout_ns < AF_IDLE_SLEEP_NS ? timeout_ns : AF_IDLE_SLEEP_NS);
   atomic_store_explicit(&client->slot->asleep, 0, memory_order_relaxed);
   atomic_fetch_sub_explicit(&of->sleepers, 1, memory_order_relaxed);

@@ -116,6 +116,9 @@ bool af_mailbox_has_mail(const struct af_client *client, af_off mailbox);
  * AF_IDLE_SLEEP_NS), AF_INTERRUPTED. [no GIL] A wake is lost only with the process that owed it, and then the coroner
  * rings every mailbox that has mail; so a reader that was idle for a while may sleep longer than others. */
 int af_mailbox_wait(struct af_client *client, af_off mailbox, uint64_t spin_ns, uint64_t timeout_ns);
+/* Has every reader that waits look at once, also at whether it is to end: the mailbox is abandoned or closed, or the
+ * reader is to leave. */
+void af_mailbox_rouse(struct af_client *client, af_off mailbox);
 /* SHARED: this reader is about to publish its task's result and will be back at once: until it has looked, pushes leave
  * the sleepers alone. Returned: it has looked, or will not come. */
 void af_mailbox_return(struct af_client *client);

@@ -284,9 +284,7 @@ int af_mailbox_close(struct af_client *node, af_off mailbox, af_off error, uint8
     first_settle(node, of);
     reader_unlock(of);
   }
-  atomic_fetch_add_explicit(&of->bell, 1, memory_order_release);
-  af_futex_wake(&of->bell, UINT32_MAX);
-  af_ring(node, atomic_load_explicit(&of->listener, memory_order_acquire));
+  af_mailbox_rouse(node, mailbox);
   af_op_end(node, outer);
   return status;
 }

@@ -139,3 +139,40 @@ def test_names_are_listed_and_near_ones_suggested() -> None:
         af.get_actor("wolter")
     with pytest.raises(ValueError, match="or 'elsewhere/anna'"):
         af.get_actor("anna", namespace="nowhere")
+
+
+@af.remote(num_cpus=0)
+class Loop:
+    """On a loop, where Counter is not."""
+
+    async def add(self) -> int:
+        return 1
+
+
+@pytest.mark.usefixtures("runtime")
+@pytest.mark.parametrize("kind", [bodies.Counter, bodies.Counter.options(max_concurrency=2), Loop])
+@pytest.mark.parametrize("get_if_exists", [False, True])
+def test_a_name_is_free_again_when_the_last_handle_has_gone(kind: Any, get_if_exists: bool) -> None:
+    kind = kind.options(name="again", get_if_exists=get_if_exists)
+    for _ in range(10):
+        actor = kind.remote()
+        assert af.get(actor.add.remote()) == 1
+        del actor
+
+
+@pytest.mark.usefixtures("runtime")
+def test_a_name_is_kept_while_a_last_call_runs() -> None:
+    gate = bodies.Gate.remote()
+
+    @af.remote(num_cpus=0)
+    class Slow:
+        def work(self, gate: Any) -> int:
+            return int(af.get(gate.pass_through.remote()))
+
+    last = Slow.options(name="slow").remote().work.remote(gate)
+    af.get(gate.arrived.remote(1))
+    with pytest.raises(af.ActorAlreadyExistsError):
+        Slow.options(name="slow").remote()
+    af.get(gate.open.remote())
+    assert af.get(last) == 1
+    assert af.get(Slow.options(name="slow").remote().work.remote(gate)) == 2

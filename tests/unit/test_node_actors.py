@@ -69,6 +69,16 @@ def bench() -> Bench:
     return Bench()
 
 
+def test_a_name_whose_actor_is_about_to_end(bench: Bench) -> None:
+    actor = bench.create(name="one")
+    assert bench.actors.ending("here", "two") is None
+    assert bench.actors.ending("here", "one") is None
+    bench.facts.abandoned, bench.facts.depth = True, 1
+    assert bench.actors.ending("here", "one") is None, "it still has something to do"
+    bench.facts.depth = 0
+    assert bench.actors.ending("here", "one") is actor
+
+
 def test_a_worker_that_is_no_actor(bench: Bench) -> None:
     worker: Any = SimpleNamespace(id=WorkerId(9))
     assert bench.actors.process_ended(worker, CRASH) is None

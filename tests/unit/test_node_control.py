@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgpack
@@ -11,7 +11,7 @@ import pytest
 
 from actorflow import _hot
 from actorflow.errors import ActorflowError, InternalError, ProtocolError
-from actorflow.node.control import Answer, Control, Refused, Request
+from actorflow.node.control import Answer, Control, NotYet, Refused, Request
 from actorflow.wire.failures import decode_error, encode_error
 
 MIB = 1 << 20
@@ -60,6 +60,23 @@ def test_an_answer_may_come_later(control: Control) -> None:
     assert not reply.is_done()
     asked[0].answer("now")
     assert msgpack.unpackb(reply.raw()[1]) == "now"
+
+
+def test_a_request_may_be_put_off_once(control: Control) -> None:
+    waiting: list[Callable[[], None]] = []
+
+    def put_off(request: Request) -> Answer:
+        if not request.has_waited:
+            raise NotYet(waiting.append)
+        return "now", ()
+
+    control.handle("put_off", put_off)
+    reply = _hot.Target(control.mailbox).call_raw(msgpack.packb({"do": "put_off"}))
+    control.serve()
+    assert not reply.is_done()
+    waiting.pop()()
+    assert msgpack.unpackb(reply.raw()[1]) == "now"
+    assert not waiting
 
 
 @pytest.mark.parametrize(
