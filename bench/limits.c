@@ -1,4 +1,4 @@
-/* The machine's own limits: a queue between two processes in shared memory, and memcpy.
+/* The machine's own limits: a queue between two processes in shared memory, a word along several of them, and memcpy.
  *
  * A pair of rings, one for each direction, each with a single writer and a single reader. A slot is free or full;
  * its word says which, by the turn of the ring that it belongs to, so that each side reads only the slot that it
@@ -116,6 +116,75 @@ double limits_ping(struct limits_end *end, uint32_t round_trips) {
     }
     clock_gettime(CLOCK_MONOTONIC, &finish);
     double elapsed_s = (double)(finish.tv_sec - begin.tv_sec) + 1e-9 * (double)(finish.tv_nsec - begin.tv_nsec);
+    return elapsed_s / round_trips;
+}
+
+/* A ring of processes: each passes on what the one before it wrote, through a channel with one slot. With more of them
+ * than CPUs, who waits has to let others run: hence bursts of pause with sched_yield between. */
+#define PAUSES_IN_A_RING 20u
+
+struct limits_link {
+    _Alignas(64) _Atomic uint32_t written;
+    uint32_t size;
+    unsigned char data[SLOT_DATA_BYTES];
+    _Alignas(64) _Atomic uint32_t read;
+};
+
+static void wait_count(_Atomic uint32_t *count, uint32_t wanted) {
+    uint32_t pauses = 0;
+    while (atomic_load_explicit(count, memory_order_acquire) != wanted) {
+        pause_cpu();
+        if (++pauses % PAUSES_IN_A_RING == 0)
+            sched_yield();
+    }
+}
+
+/* SYNC POINT link: each side's count is released by the one that raises it. */
+static void link_write(struct limits_link *link, uint32_t number, const void *data, uint32_t size) {
+    wait_count(&link->read, number);
+    memcpy(link->data, data, size);
+    link->size = size;
+    atomic_store_explicit(&link->written, number + 1, memory_order_release);
+}
+
+static uint32_t link_read(struct limits_link *link, uint32_t number, void *data) {
+    wait_count(&link->written, number + 1);
+    uint32_t size = link->size;
+    memcpy(data, link->data, size);
+    atomic_store_explicit(&link->read, number + 1, memory_order_release);
+    return size;
+}
+
+struct limits_link *limits_links_create(uint32_t count) {
+    void *memory = mmap(NULL, count * sizeof(struct limits_link), PROT_READ | PROT_WRITE,
+                        MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    return memory == MAP_FAILED ? NULL : memory;
+}
+
+void limits_links_destroy(struct limits_link *links, uint32_t count) { munmap(links, count * sizeof *links); }
+
+/* Member `index` of the ring, from 1 on: passes on until something empty has passed. */
+void limits_pass(struct limits_link *links, uint32_t index) {
+    unsigned char data[SLOT_DATA_BYTES];
+    uint32_t size = 1;
+    for (uint32_t number = 0; size != 0; number++) {
+        size = link_read(&links[index - 1], number, data);
+        link_write(&links[index], number, data, size);
+    }
+}
+
+/* Member 0 of a ring of `count`: sends `round_trips` times `size` bytes round, from number `begin` on; returns the mean
+ * seconds of one. */
+double limits_round(struct limits_link *links, uint32_t count, uint32_t begin, uint32_t round_trips, uint32_t size) {
+    unsigned char data[SLOT_DATA_BYTES] = {1};
+    struct timespec start, finish;
+    clock_gettime(CLOCK_MONOTONIC, &start);
+    for (uint32_t number = begin; number < begin + round_trips; number++) {
+        link_write(&links[0], number, data, size);
+        link_read(&links[count - 1], number, data);
+    }
+    clock_gettime(CLOCK_MONOTONIC, &finish);
+    double elapsed_s = (double)(finish.tv_sec - start.tv_sec) + 1e-9 * (double)(finish.tv_nsec - start.tv_nsec);
     return elapsed_s / round_trips;
 }
 

@@ -24,6 +24,11 @@ int limits_send(struct limits_end *end, const void *data, uint32_t size);
 uint32_t limits_receive(struct limits_end *end, void *data);
 void limits_echo(struct limits_end *end);
 double limits_ping(struct limits_end *end, uint32_t round_trips);
+struct limits_link;
+struct limits_link *limits_links_create(uint32_t count);
+void limits_links_destroy(struct limits_link *links, uint32_t count);
+void limits_pass(struct limits_link *links, uint32_t index);
+double limits_round(struct limits_link *links, uint32_t count, uint32_t begin, uint32_t round_trips, uint32_t size);
 void *limits_pages_create(size_t size);
 void limits_pages_destroy(void *memory, size_t size);
 void limits_copy(void *target, const void *source, size_t size);
@@ -48,6 +53,43 @@ def build() -> tuple[Any, Any]:
         module: Any = importlib.util.module_from_spec(specification)
         specification.loader.exec_module(module)
     return module.ffi, module.lib
+
+
+class Ring:
+    """Processes in a ring, this one among them, each of which passes on what it gets."""
+
+    def __init__(self, lib: Any, processes: int) -> None:
+        """Fork all others."""
+        self._lib = lib
+        self._count = processes
+        self._sent = 0
+        self._links = lib.limits_links_create(processes)
+        if not self._links:
+            raise MemoryError("no shared memory for the ring")
+        self._pids = [self._fork(index) for index in range(1, processes)]
+
+    def _fork(self, index: int) -> int:
+        pid = os.fork()
+        if pid:
+            return pid
+        try:
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+            self._lib.limits_pass(self._links, index)
+        finally:
+            os._exit(0)
+
+    def round(self, round_trips: int, size_bytes: int) -> float:
+        """Send something round so many times, one after the other; returns the mean seconds."""
+        begin, self._sent = self._sent, self._sent + round_trips
+        mean_s: float = self._lib.limits_round(self._links, self._count, begin, round_trips, size_bytes)
+        return mean_s
+
+    def close(self) -> None:
+        """End the other processes."""
+        self.round(1, 0)
+        for pid in self._pids:
+            os.waitpid(pid, 0)
+        self._lib.limits_links_destroy(self._links, self._count)
 
 
 class EchoProcess:

@@ -105,6 +105,16 @@ _OBJECTS = (
     _rate("stream", "streaming generator, 1,000 items", 30),
     _rate("get_nested_refs", "get one object that holds 10,000 refs", 5),
 )
+_CHANNELS = (
+    Row(
+        "channel_echo",
+        "channel round trip from Python, two processes",
+        "channel_echo",
+        "p50",
+        limit="channel_c",
+        systems=("actorflow",),
+    ),
+)
 _PROCESSES = (
     Row(
         "init",
@@ -235,7 +245,9 @@ _TO_HOLD = (
 )
 _LIMITS = (
     _limit("queue_c", "limit: queue round trip, two processes, C"),
-    _limit("queue_pickle", "limit: the same through cffi, pickle both ways"),
+    _limit("channel_c", "limit: round trip through channels of one slot, two processes, C"),
+    _limit("channel_c_chain", "limit: the same, along 3 processes and back"),
+    _limit("queue_pickle", "limit: the queue through cffi, pickle both ways"),
     _limit("queue_pickle_burst", "limit: the same, 1,000 in flight"),
     _limit("copy_100mb", "limit: memcpy of 100 MB into touched shared pages"),
     _limit("copy_800mb", "limit: memcpy of 800 MB into touched shared pages"),
@@ -245,5 +257,5 @@ _LIMITS = (
 )
 
 ROWS: dict[str, Row] = {
-    row.key: row for row in (*_CALLS, *_OBJECTS, *_PROCESSES, *_BESIDE, *_TO_HOLD, *_LIMITS)
+    row.key: row for row in (*_CALLS, *_OBJECTS, *_CHANNELS, *_PROCESSES, *_BESIDE, *_TO_HOLD, *_LIMITS)
 }

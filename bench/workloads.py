@@ -101,6 +101,7 @@ _ALL = [
     Workload("wait_each", "wait_each", {"calls": BURST}),
     Workload("stream", "stream", {"items": BURST}),
     Workload("get_nested_refs", "get_nested_refs", {"count": NESTED_REFS}),
+    Workload("channel_echo", "channel_echo"),
     Workload("started", "", measure="started", warm_up_s=0, fresh=True),
     Workload("twenty_actors", "make_actors", {"count": 20}, warm_up_s=0, time_limit_s=180),
     Workload("paced_1ms", "actor_call", measure="paced", gap_s=0.001),
@@ -153,6 +154,8 @@ _ALL = [
     ),
     # The machine's own limits.
     Workload("queue_c", "queue_c", {"round_trips": BURST}, measure="returned"),
+    Workload("channel_c", "channel_c", {"processes": 2, "round_trips": BURST}, measure="returned"),
+    Workload("channel_c_chain", "channel_c", {"processes": 4, "round_trips": BURST}, measure="returned"),
     Workload("queue_pickle", "queue_pickle"),
     Workload("queue_pickle_burst", "queue_pickle_burst", {"calls": BURST}, operations_per_call=BURST),
     _copy("copy_100mb", 100, 1.0),

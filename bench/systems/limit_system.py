@@ -22,6 +22,10 @@ class LimitSystem(System):
         echo = limits.EchoProcess(self._ffi, self._lib, limits.echo_in_c)
         return Operation(lambda: self._lib.limits_ping(echo.end, round_trips), close=echo.close)
 
+    def channel_c(self, processes: int, round_trips: int) -> Operation:
+        ring = limits.Ring(self._lib, processes)
+        return Operation(lambda: ring.round(round_trips, len(bodies.SMALL)), close=ring.close)
+
     def queue_pickle(self) -> Operation:
         echo = limits.EchoProcess(self._ffi, self._lib, limits.answer_pickled_calls)
 

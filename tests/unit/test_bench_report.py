@@ -13,7 +13,7 @@ from bench.rows import ROWS, AtLeast, AtMost, Row
 from bench.runner import Cell, Results, plan
 from bench.soak import growths
 from bench.summary import Summary, over_repeats, quantile, summarise
-from bench.systems.core_api import CoreApiSystem
+from bench.systems.actorflow_system import ActorflowSystem
 from bench.workloads import WORKLOADS, Workload
 
 samples = st.lists(st.floats(0, 1e6), min_size=1)
@@ -210,7 +210,7 @@ def test_rows_name_what_exists(row: Row) -> None:
     workload = WORKLOADS[row.workload]
     assert row.limit is None or row.limit in WORKLOADS
     if "actorflow" in row.systems and workload.operation:
-        assert callable(getattr(CoreApiSystem, workload.operation))
+        assert callable(getattr(ActorflowSystem, workload.operation))
     for target in row.targets:
         if isinstance(target, AtLeast):
             assert target.against in row.systems or (target.against == "limit" and row.limit is not None)
