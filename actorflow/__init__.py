@@ -1,6 +1,6 @@
 """Tasks, actors and shared objects: plain functions and classes that run in other processes of the machine."""
 
-from actorflow import actor, exceptions, remote_function, runtime_context, types, util
+from actorflow import actor, dag, exceptions, remote_function, runtime_context, types, util
 from actorflow.client import aio
 from actorflow.client.actor_class import ActorClass, method
 from actorflow.client.aio import as_completed, gather
@@ -76,6 +76,8 @@ __all__ = [
     "ObjectRefGenerator",
     "DynamicObjectRefGenerator",
     "util",
+    # compiled graphs
+    "dag",
     # modules under Ray's names
     "actor",
     "exceptions",

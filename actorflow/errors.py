@@ -446,8 +446,10 @@ class ChannelTimeoutError(ChannelError, TimeoutError):
 class GraphCapacityError(ActorflowError):
     """More executions of a compiled graph were started than it holds."""
 
-    _template = "{e.limit} executions are in flight: get some results first, or raise max_inflight_executions"
+    _template = "{e.limit} {e.what}: get some results first, or raise {e.option}"
     limit: int
+    what: str = "executions are in flight"
+    option: str = "max_inflight_executions"
 
 
 class AuthenticationError(ActorflowError):

@@ -69,6 +69,17 @@ def get_many(references: list[Any], timeout: float | None = None) -> list[Any]:
         raise node_error() from None
 
 
+def get_briefly(references: list[Any]) -> list[Any]:
+    """As get_many, for answers that take a moment: a running loop may wait for them."""
+    unfinished = [reference for reference in references if not reference.is_done()]
+    if unfinished and _raise_if_deadlock is not None:
+        _raise_if_deadlock(unfinished, len(unfinished))
+    try:
+        return _hot.get_many(references)
+    except _hot.NodeGoneError:
+        raise node_error() from None
+
+
 def wait_one(reference: _hot.Reference, timeout: float | None = None) -> None:
     """Waits until a reference is done, whatever its result. GetTimeoutError, DeadlockError, NodeDiedError."""
     if not wait_some([reference], 1, timeout)[0]:

@@ -267,8 +267,48 @@ class ActorMethod:
             )
         raise calls.translated(error, lambda: calls.argument_parts(None, args, kwargs)) from None
 
+    def bind(self, *args: Any, **kwargs: Any) -> Any:
+        """A node of a graph: this method with these arguments, among which may be other nodes. See `af.dag`."""
+        assert _make_node is not None
+        return _make_node(self, args, kwargs)
+
+    @property
+    def label(self) -> str:
+        """What errors call it: its class and its name."""
+        return self._label
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        return self._label.rpartition(".")[2]
+
+    @property
+    def returns(self) -> int:
+        """What a call gives, as the core is told."""
+        return self._returns
+
+    @property
+    def mailbox(self) -> _hot.Hold:
+        """Its actor's mailbox: the same for all methods and handles of one actor."""
+        return self._door.target.mailbox
+
+    @property
+    def handle(self) -> ActorHandle:
+        """A handle of its actor."""
+        assert self._door.description is not None
+        return ActorHandle(self._handle_hold, self.mailbox, self._door.description)
+
     def __repr__(self) -> str:
         return f"ActorMethod({self._label})"
+
+
+_make_node: Callable[[ActorMethod, tuple[Any, ...], dict[str, Any]], Any] | None = None
+
+
+def bind_with(make: Callable[[ActorMethod, tuple[Any, ...], dict[str, Any]], Any]) -> None:
+    """Has `bind` make its nodes with `make(method, args, kwargs)`: what graphs are lies above this."""
+    global _make_node
+    _make_node = make
 
 
 class OwnActorMethod(ActorMethod):
@@ -378,6 +418,12 @@ class ActorHandle:
         """A method that runs any function in the actor: `handle.__ray_call__.remote(function, *args)` calls
         `function(instance, *args)` there, as if it were a method. Of an async actor it may be a coroutine function."""
         return self._method(CALL_NAME, len(self._actor_description.methods) + 1, 1)
+
+    def __service__(self, *request: Any) -> ObjectRef[Any]:
+        """Asks the actor's process, and not its instance, for something (worker/actor.py); never asked twice."""
+        method = self._method(READY_NAME, READY, 1).options(max_task_retries=0)
+        ref: ObjectRef[Any] = method.remote(*request)
+        return ref
 
     def __dir__(self) -> list[str]:
         return [*super().__dir__(), *self._actor_description.methods]

@@ -7,8 +7,10 @@ from typing import Any
 from actorflow import _hot
 from actorflow.client import blocking, calls, runtime
 from actorflow.client.generators import ObjectRefGenerator, next_item
+from actorflow.client.once import ReadOnce, get_all
 from actorflow.client.refs import ObjectRef
 
+Gettable = ObjectRef[Any] | ReadOnce
 Waitable = ObjectRef[Any] | ObjectRefGenerator[Any]
 
 
@@ -36,8 +38,10 @@ def _put_again(value: Any, error: Exception) -> ObjectRef[Any]:
     raise calls.translated(error, lambda: [("value", value)]) from None
 
 
-def get(refs: ObjectRef[Any] | list[ObjectRef[Any]], *, timeout: float | None = None) -> Any:
+def get(refs: Gettable | list[ObjectRef[Any]] | list[ReadOnce], *, timeout: float | None = None) -> Any:
     """The value of a ref, or the values of a list of refs in its order; waits until they are there.
+
+    The refs that a compiled graph gives are taken as well, and can be read once.
 
     Raises the error of the call (of the first in the list's order that failed); GetTimeoutError after
     `timeout` seconds, where 0 looks once; DeadlockError where the answer could only come from this thread;
@@ -49,6 +53,8 @@ def get(refs: ObjectRef[Any] | list[ObjectRef[Any]], *, timeout: float | None = 
         return blocking.get_one(refs, timeout)
     if timeout is not None:
         check_timeout(timeout)
+    if isinstance(refs, ReadOnce):
+        return refs.get(timeout)
     if not isinstance(refs, list):
         raise ValueError(f"get() takes an ObjectRef or a list of them, not {_described(refs)}")
     if not refs:
@@ -56,6 +62,9 @@ def get(refs: ObjectRef[Any] | list[ObjectRef[Any]], *, timeout: float | None = 
     try:
         return blocking.get_many(refs, timeout)
     except TypeError:
+        if any(isinstance(ref, ReadOnce) for ref in refs):
+            check_items([ref for ref in refs if not isinstance(ref, ReadOnce)], ValueError)
+            return get_all(refs, timeout)
         check_items(refs, ValueError)  # the core refuses what is no ref, and cannot say it as well
         raise
 

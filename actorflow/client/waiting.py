@@ -16,6 +16,7 @@ import contextlib
 import contextvars
 import functools
 import socket
+import types
 import weakref
 from collections.abc import Callable, Generator, Sequence
 from time import monotonic
@@ -282,6 +283,35 @@ class LoopPort:
     def _start_listening(self) -> None:
         self._set_timer(IDLE_LOOK_S)
         self._stir()
+
+    # -- ends of channels
+
+    def wait_end(
+        self, end: _hot.End, future: asyncio.Future[None] | None = None
+    ) -> Generator[Any, None, None]:
+        """Awaits (`yield from`) until an end of a channel is ready or closed, or somebody else resolves the `future`.
+
+        One task for each end. Raises when the node dies.
+        """
+        if end.ready():
+            return
+        if future is None:
+            future = self._require_loop().create_future()
+        token = self._board.watch_end(end, future)
+        self._waiting[future] = 0
+        self._set_timer(LOOK_S)
+        self._stir()
+        try:
+            yield from future
+        finally:
+            self._waiting.pop(future, None)
+            if not self._closed:
+                self._board.forget(token)
+
+    @types.coroutine
+    def until_ready(self, end: _hot.End) -> Generator[Any, None, None]:
+        """As `wait_end`, for `await`."""
+        yield from self.wait_end(end)
 
     # -- the board
 

@@ -22,6 +22,12 @@ from actorflow.worker.executor_async import AsyncExecutor
 from actorflow.worker.executor_sync import SyncExecutor
 from actorflow.worker.executor_threads import ThreadsExecutor
 from actorflow.worker.functions import Body
+from actorflow.worker.memberships import (
+    AsyncMemberships,
+    Memberships,
+    SyncMemberships,
+    ThreadsMemberships,
+)
 
 # Of what a constructor raised: the node keeps it for all who will call the actor.
 LAST_WORDS_BYTES = 32 * 1024
@@ -67,6 +73,8 @@ class Host:
         name = actor["options"].get("name")
         self._title = f"{self._class_name} {name!r}" if name else self._class_name
         self._bodies: list[Body] = []
+        self._methods: tuple[str, ...] = ()  # their names
+        self._graphs: Memberships | None = None
         self._regrouped: dict[int, Body] = {}  # methods in a group that the call asked for
         handles.become_actor(mailbox)
         self._printed_as = printing.title_of(self._class_name)
@@ -104,7 +112,8 @@ class Host:
                 cls = cls.cls
             _hot.enter(call)
             instance = cls(*args, **kwargs)
-            self._bodies = [Body(_ready, "__ready__")]
+            self._bodies = [Body(self._answer, "__ready__")]
+            self._methods = plan.description.methods
             self._bodies += [
                 Body(getattr(instance, name), f"{self._class_name}.{name}", group, retry_on(cls, name))
                 for name, group in zip(plan.description.methods, plan.method_groups, strict=True)
@@ -147,14 +156,19 @@ class Host:
                 runner.run(self._serve_async(plan.limits))
         elif plan.limits != (1,):
             blocking.forbid(None)
-            ThreadsExecutor(self._mailbox, self._body_in_group, plan.limits).serve()
+            threads = ThreadsExecutor(self._mailbox, self._body_in_group, plan.limits)
+            self._graphs = ThreadsMemberships(self._body_named, threads.leave)
+            threads.serve()
         else:
             self._forbid_own_calls("the actor runs one call at a time, and that is this one")
-            SyncExecutor(self._mailbox, self._body, _refuse_coroutine).serve()
+            self._graphs = graphs = SyncMemberships(self._body_named)
+            SyncExecutor(self._mailbox, self._body, _refuse_coroutine, graphs=graphs).serve()
 
     async def _serve_async(self, limits: Sequence[int]) -> None:
         self._forbid_own_calls("the loop that has to run the call is blocked by this wait")
-        await AsyncExecutor(self._mailbox, self._body_in_group, limits).serve_actor()
+        executor = AsyncExecutor(self._mailbox, self._body_in_group, limits)
+        self._graphs = AsyncMemberships(self._body_named, executor.leave)
+        await executor.serve_actor()
 
     def _forbid_own_calls(self, reason: str) -> None:
         serving = threading.current_thread()
@@ -180,6 +194,16 @@ class Host:
             body.group = group
         return body
 
+    def _body_named(self, method: str) -> Body:
+        return self._bodies[self._methods.index(method) + 1]
+
+    def _answer(self, *request: Any) -> Any:
+        """What `handle.__ready__()` calls, which asks for nothing, and `handle.__service__(...)`."""
+        if not request:
+            return None
+        assert self._graphs is not None
+        return self._graphs.answer(*request)
+
     # -- death
 
     def _end(self, kind: DeathKind, cause: BaseException | None = None) -> bytes:
@@ -190,10 +214,6 @@ class Host:
         data = settling.encode(error, self._title)
         self._session.ask("actor_ended", how=kind.name, error=data)
         return data
-
-
-def _ready() -> None:
-    """What `handle.__ready__()` calls."""
 
 
 def _caller(instance: Any, is_async: bool) -> Callable[..., Any]:

@@ -47,6 +47,7 @@ class AsyncExecutor:
         self._changed = asyncio.Event()  # nothing is taken any more, or a task has ended
         self._running: dict[asyncio.Task[None], _hot.Call] = {}  # those whose coroutine can be cancelled
         self._leaving: list[_hot.Call] = []  # asked for the actor's end
+        self._is_to_leave = False  # something else did
 
     async def serve_actor(self) -> None:
         """Runs calls until the mailbox is abandoned. Raises ExitActor when a call did."""
@@ -103,7 +104,7 @@ class AsyncExecutor:
         while self._tasks:
             await asyncio.wait(self._tasks)
         _hot.enter(None)
-        if self._leaving:
+        if self._leaving or self._is_to_leave:
             if self._groups is not None:
                 self._leaving += [call for call, _ in self._groups.drain()]
             raise settling.ExitActor(self._leaving)
@@ -127,6 +128,11 @@ class AsyncExecutor:
                 return
             self._begin(call)
         self._loop.call_soon(self._take)
+
+    def leave(self) -> None:
+        """Ends the actor: `serve_actor` raises ExitActor once the calls that run have ended."""
+        self._is_to_leave = True
+        self.take_no_more()
 
     def take_no_more(self) -> None:
         """What runs goes on; nothing more is started."""
@@ -196,9 +202,9 @@ class AsyncExecutor:
             _hot.enter(call)
             value = body.function(*args, **kwargs)
             if body.is_coroutine:
-                value = await _entering(call, value)
+                value = await entering(call, value)
             if call.returns != 1:
-                value = await _entering(call, generators.collect_async(call, value, body.name))
+                value = await entering(call, generators.collect_async(call, value, body.name))
         except settling.ExitActor:
             self._leaving.append(call)
             self.take_no_more()
@@ -258,7 +264,7 @@ class AsyncExecutor:
 
 
 @types.coroutine
-def _entering(call: _hot.Call, coroutine: Coroutine[Any, Any, Any]) -> Generator[Any, Any, Any]:
+def entering(call: _hot.Call | None, coroutine: Coroutine[Any, Any, Any]) -> Generator[Any, Any, Any]:
     """Awaits a coroutine so that each of its steps is entered: calls made in it are nested in `call`."""
     value: Any = None
     error: BaseException | None = None

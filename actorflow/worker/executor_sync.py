@@ -7,6 +7,7 @@ from collections.abc import Callable
 from actorflow import _hot
 from actorflow.worker import generators, settling
 from actorflow.worker.functions import Body
+from actorflow.worker.memberships import SyncMemberships
 
 Resolve = Callable[[_hot.Call], Body]
 RunAsync = Callable[[_hot.Call, Body], None]
@@ -17,6 +18,7 @@ class SyncExecutor:
     """Takes calls from a mailbox and runs each to its end.
 
     `run_async`: what runs one that is a coroutine. `on_idle`: runs when none has come for a second, for a task queue.
+    `graphs`: of an actor, the compiled graphs that it is in: their steps are run by turns with the calls.
     """
 
     def __init__(
@@ -25,11 +27,14 @@ class SyncExecutor:
         resolve: Resolve,
         run_async: RunAsync,
         on_idle: Callable[[], None] | None = None,
+        graphs: SyncMemberships | None = None,
     ) -> None:
         self._mailbox = mailbox
         self._resolve = resolve
         self._run_async = run_async
         self._on_idle = on_idle
+        self._graphs = graphs
+        self._ends = [] if graphs is None else graphs.ends
         self._patience_s = None if on_idle is None else IDLE_S
         self._leaving: list[_hot.Call] = []  # asked for the actor's end
 
@@ -38,7 +43,7 @@ class SyncExecutor:
 
         Raises ExitActor when a call did.
         """
-        while self._run_next():
+        while self._run_next_or_step() if self._ends else self._run_next():
             pass
         if self._leaving:
             raise settling.ExitActor(self._leaving)
@@ -56,6 +61,23 @@ class SyncExecutor:
             return True
         try:
             self._run(call)
+        finally:
+            _hot.task_done()
+        return not self._leaving
+
+    def _run_next_or_step(self) -> bool:
+        try:
+            found = _hot.take_or_ready(self._mailbox, None, self._ends)
+        except _hot.ClosedError:
+            return False
+        if found is None:
+            return False
+        if isinstance(found, int):
+            assert self._graphs is not None
+            self._graphs.step(found)
+            return True
+        try:
+            self._run(found)
         finally:
             _hot.task_done()
         return not self._leaving

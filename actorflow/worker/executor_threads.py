@@ -36,15 +36,20 @@ class ThreadsExecutor:
         self._threads: list[threading.Thread] = []
         self._waiting = 0
         self._leaving: list[_hot.Call] = []  # asked for the actor's end
+        self._is_to_leave = False  # something did
 
     def serve(self) -> None:
         """Runs calls until the mailbox is abandoned and all that were taken are settled. Raises ExitActor."""
         self._serve()
         for thread in self._threads:
             thread.join()
-        if self._leaving:
+        if self._is_to_leave:
             self._leaving += self._groups.drain()
             raise settling.ExitActor(self._leaving)
+
+    def leave(self) -> None:
+        """Ends the actor: `serve` raises ExitActor once the calls that run have ended."""
+        self._is_to_leave = True
 
     def _serve(self) -> None:
         while self._run_next():
@@ -65,13 +70,13 @@ class ThreadsExecutor:
             with self._lock:
                 self._waiting -= 1
         if call is None:
-            return not self._leaving and not self._facts()["abandoned"]
+            return not self._is_to_leave and not self._facts()["abandoned"]
         if self._has_groups:
             self._run_in_group(call)
         else:
             self._keep_one_waiting()
             self._run(call)
-        return not self._leaving
+        return not self._is_to_leave
 
     def _run_in_group(self, call: _hot.Call) -> None:
         """Runs the call, and then those that wait for its place, unless its group is full."""
@@ -82,7 +87,7 @@ class ThreadsExecutor:
         self._keep_one_waiting()
         following: _hot.Call | None = call
         del call  # what it refers to is freed when it has ended, not when the last of its group has
-        while following is not None and not self._leaving:
+        while following is not None and not self._is_to_leave:
             self._run(following)
             with self._lock:
                 following = self._groups.ended(group)
@@ -113,6 +118,7 @@ class ThreadsExecutor:
                 value = generators.collect(call, value, name)
         except settling.ExitActor:
             self._leaving.append(call)
+            self._is_to_leave = True
         except BaseException as error:
             settling.fail(call, error, name, retry_on)
         else:

@@ -54,7 +54,7 @@ def settle(call: _hot.Call, value: Any, name: str) -> None:
     except _hot.FencedError:
         end_fenced()
     except BaseException as error:
-        fail(call, _unsettled(error, value, name), name)
+        fail(call, unsettled(error, value, name), name)
 
 
 def fail(
@@ -70,7 +70,7 @@ def fail(
     if call.told:
         error = interrupts.outcome(call, name)
     elif isinstance(error, SystemExit):
-        error = _exited(error, name)
+        error = exited(error, name)
     try:
         if retry_on is not None and _is_to_retry(call, error, retry_on) and put_back(call):
             return
@@ -161,7 +161,7 @@ def put_back(call: _hot.Call) -> bool:
     return done
 
 
-def _unsettled(error: BaseException, value: Any, name: str) -> BaseException:
+def unsettled(error: BaseException, value: Any, name: str) -> BaseException:
     """What the caller is told where the value could not be made the result."""
     if not isinstance(error, Exception):
         return error
@@ -180,7 +180,7 @@ def _items(value: Any, count: int, name: str) -> list[Any]:
     return values
 
 
-def _exited(request: SystemExit, name: str) -> BaseException:
+def exited(request: SystemExit, name: str) -> BaseException:
     """sys.exit in a call ends the call, not the worker, which others use after it."""
     error = RuntimeError(
         f"{name!r} called sys.exit({request.code!r}): in a worker that ends the call; to end an actor, use "

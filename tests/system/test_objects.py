@@ -52,7 +52,7 @@ def test_get_takes_refs_only() -> None:
         with pytest.raises(ValueError, match="ObjectRef"):
             af.get(wrong)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="item 1"):
-        af.get([af.put(1), 2])  # type: ignore[list-item]
+        af.get([af.put(1), 2])  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="negative"):
         af.get(af.put(1), timeout=-1)
     with pytest.raises(TypeError, match="timeout"):

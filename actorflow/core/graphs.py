@@ -1,0 +1,46 @@
+"""What an actor is told of its part in a compiled graph: plain data, made by the driver, followed by the worker.
+
+A step is one operation of the graph as the actor runs it, once in each execution. Its arguments are *places*: first
+those by position, then those by keyword. A place holds a constant, or what a channel's reading end gives, or a value
+that an earlier step of the same actor has kept in a *register*.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+NOWHERE = -1
+
+
+class Step(NamedTuple):
+    """One operation of one actor. Ends are indices into the member's `readers` and `writers`."""
+
+    operation: int  # its number in the graph's order
+    label: str  # what errors and profiles call it
+    method: str
+    constants: tuple[Any, ...]  # one for each place; None where something is filled in
+    names: tuple[str, ...]  # of the last places: those that are passed by keyword
+    reads: tuple[tuple[int, int], ...]  # (place, reading end)
+    loads: tuple[tuple[int, int], ...]  # (place, register)
+    keeps: tuple[tuple[int, int], ...]  # (place, register): what was read and is needed again
+    frees: tuple[int, ...]  # registers that no later step needs
+    result: int = NOWHERE  # the register for its value
+    write: int = NOWHERE  # the writing end for its value
+
+
+class End(NamedTuple):
+    """One end of a channel: which of the graph's channels, which of its readers, how its values travel."""
+
+    channel: int
+    reader: int = NOWHERE
+    transport: str = "auto"
+
+
+class MemberPlan(NamedTuple):
+    """An actor's part in a graph: its steps in the order in which it runs them, and the ends that they use."""
+
+    graph: str  # its id
+    steps: tuple[Step, ...]
+    readers: tuple[End, ...]
+    writers: tuple[End, ...]
+    registers: int

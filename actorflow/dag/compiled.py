@@ -1,0 +1,204 @@
+"""CompiledGraph: wires a graph once, then gives its inputs to its channels and hands out its results.
+
+Compiling makes the channels and asks every actor, by one ordinary call each, to take its part; from then on an
+execution is a write for each part of the input and a read for each output, and no call. Executions in flight never
+exceed a channel's slots, so a write finds room at once. The graph ends by teardown, with its last reference, with the
+runtime, or when a process in it dies: then whoever waits is told which actor died, and the others serve on.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import os
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+from actorflow import _hot
+from actorflow.client import blocking, calls, cluster, runtime
+from actorflow.client.handles import ActorMethod
+from actorflow.dag import plan
+from actorflow.dag.inputs import Signature, input_part
+from actorflow.dag.members import Members
+from actorflow.dag.options import GraphOptions
+from actorflow.dag.results import CompiledRef, ResultStream
+from actorflow.dag.schedule import Schedule, schedule
+from actorflow.errors import ChannelError, ChannelTimeoutError, GraphCapacityError
+from actorflow.wire import failures
+
+SLOTS_BYTES = 100 * 1024  # of a channel: what the core allows, less what each slot needs besides
+SLOT_OVERHEAD_BYTES = 64
+
+_numbers = itertools.count(1)
+
+
+class CompiledGraph:
+    """A graph that is wired: `execute` it any number of times. Made by `node.experimental_compile()`.
+
+    Several executions can be in flight. Usable from threads and event loops; ends with `teardown`, at the end of a
+    `with` block, or when nobody holds it and its refs any more.
+    """
+
+    def __init__(self, graph: plan.Graph, methods: Sequence[ActorMethod], options: GraphOptions) -> None:
+        self._end: BaseException | None = None  # why it runs no more
+        self._ends: list[_hot.End] = []
+        self._streams: list[ResultStream] = []
+        self._name = f"{os.getpid()}-{next(_numbers)}"
+        _refuse_absent(graph)
+        self._graph = graph
+        self._options = options
+        self._lock = threading.RLock()
+        self._begun = 0  # executions
+        self._session = runtime.require()
+        self._handles = [method.handle for method in methods]
+        self._plan: Schedule = schedule(graph, self._name)
+        self._signature = Signature(graph.accesses)
+        self._members = Members(self._name, {actor: self._handles[actor] for actor in self._plan.members})
+        try:
+            self._wire()
+        except BaseException:
+            self.teardown()
+            raise
+        self._session.bind(self)
+
+    # -- compiling
+
+    def _wire(self) -> None:
+        slots = self._options.max_inflight_executions
+        slot_bytes = min(self._options.buffer_size_bytes, max(64, SLOTS_BYTES // slots - SLOT_OVERHEAD_BYTES))
+        channels = [
+            _hot.channel_create(slots, slot_bytes, len(channel.readers)) for channel in self._plan.channels
+        ]
+        self._inputs = [(access, _hot.Writer(channels[number])) for access, number in self._plan.inputs]
+        self._ends += [writer for _, writer in self._inputs]
+        copies = [self._plan.outputs.count(index) for index in range(len(self._plan.results))]
+        for end, count in zip(self._plan.results, copies, strict=True):
+            reader = _hot.Reader(channels[end.channel], end.reader)
+            self._ends.append(reader)
+            label = self._plan.channels[end.channel].label
+            most = self._options.max_buffered_results
+            self._streams.append(ResultStream(reader, label, count, most, self._find_end))
+        self._members.install(self._plan.members, channels)
+
+    # -- executing
+
+    def execute(self, *args: Any, **kwargs: Any) -> Any:
+        """Begins an execution with this input; returns a ref, or a list of refs for a MultiOutputNode, without waiting.
+
+        Raises TypeError for arguments that the graph's input does not have, or that cannot be pickled;
+        GraphCapacityError when max_inflight_executions are unread; ActorDiedError or ChannelError once the graph has
+        ended. What fails here was not begun.
+        """
+        with self._lock:
+            index = self._begin(args, kwargs)
+        refs = [CompiledRef(self, self._streams[stream], index) for stream in self._plan.outputs]
+        return refs if self._graph.is_list else refs[0]
+
+    async def execute_async(self, *args: Any, **kwargs: Any) -> Any:
+        """As `execute`; the refs are to be awaited, as those of `execute` can be."""
+        return self.execute(*args, **kwargs)
+
+    def _begin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
+        if self._end is not None:
+            raise self._find_end()
+        self._signature.check(args, kwargs)
+        limit = self._options.max_inflight_executions
+        if self._begun - self._finished() >= limit:
+            for stream in self._streams:
+                stream.take_dropped()
+            if self._begun - self._finished() >= limit:
+                raise GraphCapacityError(limit=limit)
+        values = [input_part(access, args, kwargs) for access, _ in self._inputs]
+        self._write(values)
+        index = self._begun
+        self._begun += 1
+        return index
+
+    def _finished(self) -> int:
+        """How many executions have had all their results read."""
+        return min(stream.position for stream in self._streams)
+
+    def _write(self, values: list[Any]) -> None:
+        """One value into each input channel. What cannot be written makes no difference to later executions."""
+        for number, value in enumerate(values):
+            try:
+                self._inputs[number][1].write(value, self._options.submit_timeout)
+            except _hot.ChannelClosed:
+                raise self._find_end() from None
+            except _hot.NodeGoneError:
+                raise blocking.node_error() from None
+            except BaseException as error:
+                self._undo(number, error)
+                raise self._unwritten(number, value, error) from None
+
+    def _unwritten(self, number: int, value: Any, error: BaseException) -> BaseException:
+        """What the user is told where a part of the input could not be written."""
+        access, _ = self._inputs[number]
+        name = "input" if access is None else f"input {access!r}"
+        if type(error) is TimeoutError:
+            reason = f"no room within {self._options.submit_timeout:g} s"
+            return ChannelTimeoutError(channel=name, reason=reason)
+        return calls.translated(error, lambda: [(name, value)]) if isinstance(error, Exception) else error
+
+    def _undo(self, written: int, error: BaseException) -> None:
+        """Parts of the input are written, others cannot be: this is an execution of that error, and nobody's."""
+        if not written:
+            return
+        node_id = self._session.node_id
+        data = failures.encode_error(error, name="execute", node_id=node_id, pid=os.getpid(), attempt=1)
+        for _, writer in self._inputs[written:]:
+            writer.write_error(data)
+        for stream in self._plan.outputs:
+            self._streams[stream].drop(self._begun)
+        self._begun += 1
+
+    # -- the end
+
+    def teardown(self, kill_actors: bool = False) -> None:
+        """Ends the graph; results that were not read are lost, and whoever waits for one gets ChannelError.
+
+        At any time, again, and from a signal handler too. The actors leave the graph by themselves, after the step that
+        they run, and serve ordinary calls meanwhile. `kill_actors` ends them with their processes.
+        """
+        self._finish(ChannelError(channel=self._name, reason="the graph was torn down"))
+        if kill_actors and runtime.current() is self._session:
+            for handle in self._handles:
+                cluster.kill(handle)
+
+    def _finish(self, error: BaseException) -> None:
+        if self._end is None:
+            self._end = error
+        for end in self._ends:
+            end.close()
+        for stream in self._streams:
+            stream.close()
+
+    def _find_end(self) -> BaseException:
+        """The error for whoever finds a channel closed: the graph ends, if it has not yet."""
+        if self._end is None:
+            self._finish(self._members.death())
+        assert self._end is not None
+        return copy.copy(self._end)  # with a traceback of its own
+
+    def unbind(self) -> None:
+        """The runtime ends."""
+        self._finish(ChannelError(channel=self._name, reason="the runtime was shut down"))
+
+    def __enter__(self) -> CompiledGraph:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.teardown()
+
+    def __del__(self) -> None:
+        self.teardown()
+
+
+def _refuse_absent(graph: plan.Graph) -> None:
+    """NotImplementedError for transports that cannot be had."""
+    for operation in graph.operations:
+        if operation.transport.kind not in ("auto", "shm"):
+            raise NotImplementedError(
+                f"{operation.label}: transport {operation.transport.kind!r} is not there yet; use 'auto' or 'shm'"
+            )

@@ -1,0 +1,73 @@
+"""The actors of a compiled graph as the driver sees them: asked to take their part, and for how one of them died."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from time import monotonic
+from typing import Any
+
+from actorflow import _hot
+from actorflow.client import blocking, outside
+from actorflow.client.handles import ActorHandle
+from actorflow.core.graphs import MemberPlan
+from actorflow.errors import ActorDiedError, ActorUnavailableError, ChannelError, Death, DeathKind
+
+FIND_S = 1.0  # how long the dead one is looked for among those that do not answer at once
+
+
+class Members:
+    """The handles of a graph's actors, by their numbers in it."""
+
+    def __init__(self, graph: str, handles: Mapping[int, ActorHandle]) -> None:
+        self._graph = graph
+        self._handles = handles
+        self._pids: dict[int, int] = {}
+
+    def install(self, plans: Mapping[int, MemberPlan], channels: Sequence[_hot.Hold]) -> None:
+        """Returns once every actor has taken its part. Raises what one of them raised: ActorDiedError."""
+        answers = [
+            self._handles[actor].__service__(
+                "join", plan, [channels[end.channel] for end in (*plan.readers, *plan.writers)]
+            )
+            for actor, plan in plans.items()
+        ]
+        self._pids = dict(zip(plans, blocking.get_briefly(answers), strict=True))
+
+    def ask(self, *request: Any) -> dict[int, Any]:
+        """What each of them answers to a request about this graph."""
+        answers = [handle.__service__(*request) for handle in self._handles.values()]
+        return dict(zip(self._handles, blocking.get_briefly(answers), strict=True))
+
+    def death(self) -> BaseException:
+        """The error that says which of them has died, and how."""
+        asked = {handle.__service__("pid"): actor for actor, handle in self._handles.items()}
+        deadline = monotonic() + FIND_S
+        try:
+            while asked:
+                answered, _ = _hot.wait(list(asked), 1, max(0.0, deadline - monotonic()))
+                if not answered:
+                    break
+                found = self._death_of(asked.pop(answered[0]), answered[0])
+                if found is not None:
+                    return found
+        except _hot.NodeGoneError:
+            return blocking.node_error()
+        return ChannelError(channel=self._graph, reason="a process of the graph has left it or died")
+
+    def _death_of(self, actor: int, answer: Any) -> BaseException | None:
+        """What an answer says of its actor's death; None: it lives."""
+        error = answer.error()
+        if isinstance(error, ActorUnavailableError):
+            return ActorDiedError(actor_name=error.actor_name, actor_id=error.actor_id, death=error.death)
+        if error is not None:
+            return error  # type: ignore[no-any-return]
+        if answer.result() == self._pids.get(actor):
+            return None
+        handle = self._handles[actor]
+        detail = "it was restarted, and a graph does not go on with another process"
+        death = Death(DeathKind.EXITED, pid=self._pids.get(actor), detail=detail)
+        return ActorDiedError(
+            actor_name=handle._actor_description.name,
+            actor_id=outside.hex_name(handle._actor_door.target.mailbox),
+            death=death,
+        )

@@ -1,0 +1,328 @@
+"""What graphs are written with: the input, bound methods of actors, several outputs; and their run without compiling.
+
+A node is immutable and knows the nodes whose values it takes. All that depend on one InputNode are noted there by
+number and label, and not by reference: so that compiling finds those that lead to no output, and a graph that nobody
+holds is freed at once, with its handles of actors.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Any, NoReturn
+
+from actorflow.client import handles
+from actorflow.client.handles import ActorMethod
+from actorflow.client.refs import ObjectRef
+from actorflow.dag import plan
+from actorflow.dag.compiled import CompiledGraph
+from actorflow.dag.inputs import input_part
+from actorflow.dag.options import GraphOptions
+from actorflow.dag.plan import TensorTransport
+
+_LOOK_DEPTH = 8  # containers within containers that are searched for nodes
+
+
+class _Family:
+    """The nodes that depend on one InputNode: their labels, and for each the numbers of those that it takes."""
+
+    def __init__(self) -> None:
+        self.labels: list[str] = []
+        self.upstream: list[tuple[int, ...]] = []
+
+    def add(self, label: str, upstream: tuple[int, ...]) -> int:
+        self.labels.append(label)
+        self.upstream.append(upstream)
+        return len(self.labels) - 1
+
+    def check_used(self, used: set[int]) -> None:
+        """ValueError where a node that is not in `used` has been bound."""
+        unused = [label for number, label in enumerate(self.labels) if number not in used]
+        if unused:
+            raise ValueError(
+                f"{', '.join(unused)} of this graph lead to no output: give what they return to another node or "
+                "to the MultiOutputNode, or leave them out"
+            )
+
+
+class DAGNode:
+    """Base of all nodes."""
+
+    _label: str
+    _family: _Family | None = None
+    _number = -1
+    _transport = TensorTransport()
+
+    def execute(self, *args: Any, **kwargs: Any) -> Any:
+        """Runs the graph up to here by ordinary calls, and returns a ref (a list of them for a MultiOutputNode).
+
+        For debugging: nothing is compiled. Errors and refs are those of ordinary calls. TypeError for a missing input.
+        """
+        values: dict[int, Any] = {}
+        for node in _with_upstream(self):
+            values[id(node)] = node._evaluate(values, args, kwargs)
+        return values[id(self)]
+
+    def experimental_compile(self, **options: Any) -> CompiledGraph:
+        """Wires the graph that ends here once, so that executions need no calls. Options: see GraphOptions.
+
+        Waits until every actor has taken its part. Raises ValueError for a graph that cannot be compiled (unused or
+        unfed nodes, a GPU transport from or to the driver), ActorDiedError; TypeError and ValueError for options.
+        """
+        checked = GraphOptions(**options)
+        graph, methods = _described(self)
+        return CompiledGraph(plan.checked(graph), methods, checked)
+
+    compile = experimental_compile
+
+    def with_tensor_transport(
+        self,
+        transport: Any = "auto",
+        device: str = "default",
+        static_shape: bool = False,
+        direct_return: bool = False,
+        *,
+        _static_shape: bool = False,
+        _direct_return: bool = False,
+    ) -> DAGNode:
+        """Says how tensors in this node's value travel: "auto", "shm", "gloo", "nccl", or a Communicator.
+
+        `static_shape`: shape and dtype are the same each time; `direct_return`: the value is one tensor. `device`
+        other than "default" is for GPUs only and refused. Returns the node. ValueError: no such transport.
+        """
+        if device != "default":
+            raise ValueError(
+                f"device={device!r}: tensors arrive on the device of the actor's process; use 'default'"
+            )
+        kind, communicator = (transport, None) if isinstance(transport, str) else ("nccl", transport)
+        if kind not in plan.TRANSPORTS:
+            raise ValueError(f"transport={transport!r} must be one of {', '.join(plan.TRANSPORTS)}")
+        self._transport = TensorTransport(
+            kind, static_shape or _static_shape, direct_return or _direct_return, communicator
+        )
+        return self
+
+    # -- within this package
+
+    def _upstream(self) -> Iterator[DAGNode]:
+        """The nodes whose values this one takes."""
+        return iter(())
+
+    def _evaluate(self, values: dict[int, Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Its value in an execution that is not compiled; `values`: of the nodes before it, by their id()."""
+        raise NotImplementedError
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            f"{self!r} is a node of a graph, and no value: pass nodes to bind as arguments of their own, not "
+            "inside of other objects"
+        )
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._label})"
+
+
+class InputNode(DAGNode):
+    """What the driver gives with each execution: whole, or `inp[0]` by number, `inp.name`, `inp["name"]` by name."""
+
+    _label = "input"
+
+    def __init__(self) -> None:
+        self._family = _Family()
+        self._number = self._family.add(self._label, ())
+
+    def __enter__(self) -> InputNode:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        pass
+
+    def __getitem__(self, key: Any) -> InputAttributeNode:
+        if not isinstance(key, int | str) or isinstance(key, bool) or (isinstance(key, int) and key < 0):
+            raise TypeError(
+                f"the input of a graph has arguments by number from 0 and by name, and no {key!r}"
+            )
+        return InputAttributeNode(self, key)
+
+    def __getattr__(self, name: str) -> InputAttributeNode:
+        if name.startswith("_"):
+            raise AttributeError(f"InputNode has no attribute {name!r}")
+        return InputAttributeNode(self, name)
+
+    def _evaluate(self, values: dict[int, Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return input_part(None, args, kwargs)
+
+
+class InputAttributeNode(DAGNode):
+    """One argument of an execution. Made by `inp[0]`, `inp.name`."""
+
+    def __init__(self, whole: InputNode, key: int | str) -> None:
+        self._whole = whole
+        self._key = key
+        self._family = whole._family
+        self._number = whole._number
+        self._label = f"input[{key!r}]"
+
+    def with_tensor_transport(self, *args: Any, **kwargs: Any) -> DAGNode:
+        """As of the whole input."""
+        self._whole.with_tensor_transport(*args, **kwargs)
+        return self
+
+    def _evaluate(self, values: dict[int, Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return input_part(self._key, args, kwargs)
+
+
+class ClassMethodNode(DAGNode):
+    """A method of an actor with its arguments. Made by `actor.method.bind(...)`."""
+
+    def __init__(self, method: ActorMethod, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._method = method
+        self._label = method.label
+        for value in (*args, *kwargs.values()):
+            if not isinstance(value, DAGNode):
+                _refuse_hidden_node(value, self._label, _LOOK_DEPTH)
+        self._args = args
+        self._kwargs = kwargs
+        upstream = list(self._upstream())
+        families = {id(node._family): node._family for node in upstream if node._family is not None}
+        if len(families) > 1:
+            raise ValueError(
+                f"{self._label} takes values of two InputNodes: a graph has one, with several arguments"
+            )
+        for self._family in families.values():
+            self._number = self._family.add(
+                self._label, tuple(node._number for node in upstream if node._family is self._family)
+            )
+
+    def _upstream(self) -> Iterator[DAGNode]:
+        for value in (*self._args, *self._kwargs.values()):
+            if isinstance(value, DAGNode):
+                yield value
+
+    def _evaluate(
+        self, values: dict[int, Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> ObjectRef[Any]:
+        def value_of(item: Any) -> Any:
+            return values[id(item)] if isinstance(item, DAGNode) else item
+
+        ref: ObjectRef[Any] = self._method.remote(
+            *map(value_of, self._args), **{name: value_of(item) for name, item in self._kwargs.items()}
+        )
+        return ref
+
+
+class MultiOutputNode(DAGNode):
+    """The end of a graph that gives several values: each execution gives a list of refs, one for each of the nodes."""
+
+    _label = "outputs"
+
+    def __init__(self, args: Any) -> None:
+        if not isinstance(args, list | tuple) or not args:
+            raise ValueError("MultiOutputNode takes a list of nodes, at least one")
+        for node in args:
+            if not isinstance(node, ClassMethodNode):
+                raise ValueError(f"an output must be a bound method of an actor, not {node!r}")
+        self._nodes = tuple(args)
+
+    def _upstream(self) -> Iterator[DAGNode]:
+        return iter(self._nodes)
+
+    def _evaluate(self, values: dict[int, Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
+        return [values[id(node)] for node in self._nodes]
+
+
+def _refuse_hidden_node(value: Any, label: str, depth: int) -> None:
+    """ValueError where there is a node inside of a list, tuple, set, dict or dataclass."""
+    if isinstance(value, DAGNode):
+        raise ValueError(
+            f"{label} was bound to {value!r} inside of another object: pass nodes as arguments of their own"
+        )
+    if not depth:
+        return
+    items: Iterator[Any] = iter(())
+    if isinstance(value, dict):
+        items = iter([*value.keys(), *value.values()])
+    elif isinstance(value, list | tuple | set | frozenset):
+        items = iter(value)
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        items = iter([getattr(value, field.name, None) for field in dataclasses.fields(value)])
+    for item in items:
+        _refuse_hidden_node(item, label, depth - 1)
+
+
+def _with_upstream(end: DAGNode) -> list[DAGNode]:
+    """All nodes that `end` depends on and itself, each after those whose values it takes, in the order of binding."""
+    found: dict[int, DAGNode] = {}
+    waiting: list[tuple[DAGNode, Iterator[DAGNode]]] = [(end, end._upstream())]
+    while waiting:
+        node, upstream = waiting[-1]
+        following = next(upstream, None)
+        if following is None:
+            waiting.pop()
+            found.setdefault(id(node), node)
+        elif id(following) not in found:
+            waiting.append((following, following._upstream()))
+    return list(found.values())
+
+
+def _described(end: DAGNode) -> tuple[plan.Graph, list[ActorMethod]]:
+    """The graph that ends here as data, and for each of its actors some method of it."""
+    if not isinstance(end, ClassMethodNode | MultiOutputNode):
+        raise ValueError(
+            f"a graph ends with a bound method of an actor or a MultiOutputNode, not with {end!r}"
+        )
+    nodes = _with_upstream(end)
+    bound = [node for node in nodes if isinstance(node, ClassMethodNode)]
+    numbers = {id(node): number for number, node in enumerate(bound)}
+    actors: dict[Any, int] = {}
+    methods: list[ActorMethod] = []
+    for node in bound:
+        if node._method.mailbox not in actors:
+            actors[node._method.mailbox] = len(methods)
+            methods.append(node._method)
+    operations = tuple(_operation(node, actors[node._method.mailbox], numbers) for node in bound)
+    outputs: tuple[DAGNode, ...] = end._nodes if isinstance(end, MultiOutputNode) else (end,)
+    whole = next((node for node in nodes if isinstance(node, InputNode)), None)
+    parts = (part._whole for part in nodes if isinstance(part, InputAttributeNode))
+    whole = whole or next(parts, None)
+    graph = plan.Graph(
+        operations,
+        tuple(numbers[id(output)] for output in outputs),
+        isinstance(end, MultiOutputNode),
+        whole._transport if whole is not None else TensorTransport(),
+    )
+    if whole is not None and whole._family is not None:
+        whole._family.check_used({whole._number} | {node._number for node in bound})
+    return graph, methods
+
+
+def _operation(node: ClassMethodNode, actor: int, numbers: dict[int, int]) -> plan.Operation:
+    def source(value: Any) -> plan.Source:
+        if isinstance(value, ClassMethodNode):
+            return plan.Result(numbers[id(value)])
+        if isinstance(value, InputAttributeNode):
+            return plan.Input(value._key)
+        if isinstance(value, InputNode):
+            return plan.Input()
+        if isinstance(value, DAGNode):
+            raise ValueError(f"{value!r} is the end of a graph: {node._label} cannot take its value")
+        return plan.Constant(value)
+
+    if node._method.returns != 1:
+        raise ValueError(
+            f"{node._label} does not return one value: generators and num_returns are for ordinary calls"
+        )
+    return plan.Operation(
+        actor,
+        node._label,
+        node._method.name,
+        tuple(map(source, node._args)),
+        tuple((name, source(value)) for name, value in node._kwargs.items()),
+        node._transport,
+    )
+
+
+handles.bind_with(ClassMethodNode)

@@ -1,0 +1,237 @@
+"""Results of a compiled graph as the driver reads them: in the order of executions, each of them once.
+
+A channel gives its values in order only. Who wants a later one reads those before it, and they are kept for whoever
+has their refs; of refs that were dropped nothing is kept. Threads read one after another. In event loops one of those
+who await watches the channel and wakes the others; when it leaves, however it does, another one watches.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import Counter
+from collections.abc import Callable, Generator
+from time import monotonic
+from typing import Any
+
+from actorflow import _hot
+from actorflow.client import blocking
+from actorflow.client.once import ReadOnce
+from actorflow.client.waiting import current_port
+from actorflow.errors import ActorflowError, ChannelTimeoutError, GraphCapacityError
+
+Outcome = tuple[bool, Any]  # a value, or an error
+
+
+class ResultStream:
+    """The results of one output of a graph.
+
+    `label`: what errors call it; `copies`: refs of each execution to it; `most_kept`: results kept for later;
+    `ended`: the error for whoever finds the channel closed.
+    """
+
+    def __init__(
+        self, reader: _hot.Reader, label: str, copies: int, most_kept: int, ended: Callable[[], BaseException]
+    ) -> None:
+        self._reader = reader
+        self._label = label
+        self._copies = copies
+        self._most_kept = most_kept
+        self._ended = ended
+        self._lock = threading.RLock()
+        self.position = 0  # executions whose result has been read from the channel
+        self._kept: dict[int, list[Outcome]] = {}  # read, and not yet asked for
+        self._dropped: list[int] = []  # of refs that were dropped unread, and not yet looked at
+        self._unwanted: Counter[int] = Counter()  # dropped refs of executions that are still to be read
+        self._waiting: dict[asyncio.Future[None], int] = {}  # who awaits -> which execution
+        self._is_watched = False
+
+    def get(self, index: int, timeout: float | None) -> Any:
+        """The result of an execution. Raises its error, ChannelTimeoutError, and why the graph has ended."""
+        deadline = None if timeout is None else monotonic() + timeout
+        if not self._lock.acquire(timeout=-1 if timeout is None else timeout):
+            raise self._late(timeout)
+        try:
+            while self.position <= index:
+                self._read(index, None if deadline is None else max(0.0, deadline - monotonic()), timeout)
+            is_value, outcome = self._hand_out(index)
+        finally:
+            self._lock.release()
+        if is_value:
+            return outcome
+        raise outcome
+
+    def wait(self, index: int) -> Generator[Any, None, None]:
+        """Awaits (`yield from`) until `get` of that execution would not wait."""
+        self._take_what_is_there(index)
+        loop = asyncio.get_running_loop()
+        while self.position <= index:
+            future = loop.create_future()
+            self._waiting[future] = index
+            watches, self._is_watched = not self._is_watched, True
+            try:
+                if watches:
+                    yield from current_port().wait_end(self._reader, future)
+                else:
+                    yield from future
+            finally:
+                del self._waiting[future]
+                if watches:
+                    self._is_watched = False
+                    self._wake_one()
+            self._take_what_is_there(index)
+
+    def drop(self, index: int) -> None:
+        """A ref to the result of that execution is gone. From a finalizer: at any moment, in any thread."""
+        self._dropped.append(index)
+
+    def take_dropped(self) -> None:
+        """Takes from the channel what is there and nobody has a ref to."""
+        with self._lock:
+            self._forget_dropped()
+            while self._unwanted[self.position] == self._copies and self._reader.ready():
+                self._read(self.position, 0.0, 0.0)
+
+    def close(self) -> None:
+        """Reads no more; who waits is told."""
+        self._reader.close()
+        self._wake(lambda _: True)
+
+    # -- reading
+
+    def _read(self, wanted: int, left_s: float | None, timeout: float | None) -> None:
+        """Takes the next result from the channel."""
+        if self._dropped:
+            self._forget_dropped()
+        if self.position < wanted and len(self._kept) >= self._most_kept:
+            raise GraphCapacityError(
+                limit=self._most_kept, what="results are kept unread", option="max_buffered_results"
+            )
+        outcome = self._next(left_s, timeout)
+        index = self.position
+        self.position += 1
+        wanted_copies = self._copies - (self._unwanted.pop(index) if index in self._unwanted else 0)
+        if wanted_copies:
+            self._kept[index] = [outcome] * wanted_copies
+        if self._waiting:
+            self._wake(lambda waited_for: waited_for <= index)
+
+    def _forget_dropped(self) -> None:
+        while self._dropped:
+            index = self._dropped.pop()
+            if index in self._kept:
+                self._hand_out(index)
+            else:
+                self._unwanted[index] += 1
+
+    def _next(self, left_s: float | None, timeout: float | None) -> Outcome:
+        try:
+            return True, self._reader.read(left_s)
+        except _hot.ChannelClosed:
+            raise self._ended() from None
+        except _hot.NodeGoneError:
+            raise blocking.node_error() from None
+        except (ActorflowError, MemoryError) as error:  # what was written, or loading it, raised
+            return False, error
+        except TimeoutError:
+            raise self._late(timeout) from None
+
+    def _hand_out(self, index: int) -> Outcome:
+        outcomes = self._kept[index]
+        outcome = outcomes.pop()
+        if not outcomes:
+            del self._kept[index]
+        return outcome
+
+    def _late(self, timeout: float | None) -> ChannelTimeoutError:
+        return ChannelTimeoutError(channel=self._label, reason=f"no result within {timeout or 0.0:g} s")
+
+    # -- in event loops
+
+    def _take_what_is_there(self, index: int) -> None:
+        """Reads up to `index` without waiting, unless a thread reads just now: then that wakes who awaits."""
+        if self._lock.acquire(blocking=False):
+            try:
+                while self.position <= index and self._reader.ready():
+                    self._read(index, 0.0, 0.0)
+            finally:
+                self._lock.release()
+
+    def _wake_one(self) -> None:
+        """One of those who wait is to watch."""
+        for future in list(self._waiting):
+            if not future.done():
+                _resolve(future)
+                return
+
+    def _wake(self, concerns: Callable[[int], bool]) -> None:
+        for future, index in list(self._waiting.items()):
+            if concerns(index):
+                _resolve(future)
+
+
+def _resolve(future: asyncio.Future[None]) -> None:
+    """Ends a wait, of whatever loop."""
+
+    def end() -> None:
+        if not future.done():
+            future.set_result(None)
+
+    loop = future.get_loop()
+    if loop is asyncio._get_running_loop():
+        end()
+    elif not loop.is_closed():
+        loop.call_soon_threadsafe(end)
+
+
+class CompiledRef(ReadOnce):
+    """A result of an execution of a compiled graph: for `af.get`, or to be awaited; once."""
+
+    __slots__ = ("_graph", "_index", "_is_read", "_stream")
+
+    def __init__(self, graph: object, stream: ResultStream, index: int) -> None:
+        self._graph = graph  # it lives while its results are wanted
+        self._stream = stream
+        self._index = index
+        self._is_read = False
+
+    def get(self, timeout: float | None = None) -> Any:
+        """The result, waited for `timeout` seconds at most; with 0 it looks once.
+
+        Raises the execution's error; ChannelTimeoutError, after which it can be asked again; ValueError where it was
+        read before; ActorDiedError or ChannelError where the graph has ended.
+        """
+        self._check_unread()
+        try:
+            value = self._stream.get(self._index, timeout)
+        except (ChannelTimeoutError, GraphCapacityError, KeyboardInterrupt):
+            raise
+        except BaseException:
+            self._is_read = True
+            raise
+        self._is_read = True
+        return value
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        self._check_unread()
+        if self._stream.position <= self._index:
+            yield from self._stream.wait(self._index)
+        return self.get(0.0)
+
+    def _check_unread(self) -> None:
+        if self._is_read:
+            raise ValueError(
+                f"{self!r} was read before: a result of a compiled graph is handed out once; keep the value"
+            )
+
+    def __del__(self) -> None:
+        if not self._is_read:
+            self._stream.drop(self._index)
+
+    def __reduce__(self) -> Any:
+        raise TypeError(
+            f"{self!r} can only be read where its graph was compiled: pass its value on, not the ref"
+        )
+
+    def __repr__(self) -> str:
+        return f"CompiledRef({self._stream._label}, execution {self._index})"

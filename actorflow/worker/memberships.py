@@ -1,0 +1,145 @@
+"""The compiled graphs that an actor is in: joining, following and leaving them, in the way of the actor's kind.
+
+A sync actor runs its graphs' steps in its main thread, by turns with the calls of its mailbox; an async one in a task
+for each graph, on its own loop; a threaded one in a thread for each. In all of them an actor can be in many graphs, and
+it leaves one when that ends: by teardown, or by the death of a process in it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from actorflow import _hot
+from actorflow.client.waiting import current_port
+from actorflow.core.graphs import MemberPlan
+from actorflow.worker import printing, settling
+from actorflow.worker.functions import Body
+from actorflow.worker.graphs import Member, Reading, Timing, Writing
+
+BodyOf = Callable[[str], Body]
+
+
+class Memberships:
+    """Base: what the driver of a graph can ask its actors for."""
+
+    def __init__(self, body_of: BodyOf) -> None:
+        self._body_of = body_of
+        self._members: list[Member] = []
+
+    def answer(self, what: str, *request: Any) -> Any:
+        """Does what `handle.__service__(what, ...)` asks for."""
+        if what == "join":
+            self._join(*request)
+        if what == "record":
+            self._record(*request)
+        if what == "timings":
+            return self._timings(*request)
+        return os.getpid()
+
+    def _join(self, plan: MemberPlan, channels: Sequence[_hot.Hold]) -> None:
+        count = len(plan.readers)
+        readers = [
+            _hot.Reader(channel, end.reader)
+            for channel, end in zip(channels[:count], plan.readers, strict=True)
+        ]
+        writers = [_hot.Writer(channel) for channel in channels[count:]]
+        member = Member(
+            plan,
+            [Reading(reader, reader.read) for reader in readers],
+            [Writing(writer, writer.write, writer.write_error) for writer in writers],
+            self._body_of,
+        )
+        self._members.append(member)
+        self._begin(member)
+
+    def _leave(self, member: Member) -> None:
+        self._members.remove(member)
+        member.close()
+
+    def _begin(self, member: Member) -> None:
+        """Has the member's steps run from now on."""
+        raise NotImplementedError
+
+    def _of(self, graph: str) -> list[Member]:
+        return [member for member in self._members if member.graph == graph]
+
+    def _record(self, graph: str, wanted: bool) -> None:
+        for member in self._of(graph):
+            member.record(wanted)
+
+    def _timings(self, graph: str) -> list[Timing]:
+        return [timing for member in self._of(graph) for timing in member.timings()]
+
+
+class SyncMemberships(Memberships):
+    """Of an actor that runs one call at a time. `ends`: for each member the end that it waits for."""
+
+    def __init__(self, body_of: BodyOf) -> None:
+        super().__init__(body_of)
+        self.ends: list[_hot.End] = []
+
+    def _begin(self, member: Member) -> None:
+        self.ends.append(member.waits_for())
+
+    def step(self, index: int) -> None:
+        """The end that a member waits for is ready: lets it go on. ExitActor, NodeGoneError."""
+        member = self._members[index]
+        try:
+            self.ends[index] = member.advance()
+        except _hot.ChannelClosed:
+            del self.ends[index]
+            self._leave(member)
+
+
+class AsyncMemberships(Memberships):
+    """Of an async actor. `on_exit`: called when a step asks for the actor's end."""
+
+    def __init__(self, body_of: BodyOf, on_exit: Callable[[], None]) -> None:
+        super().__init__(body_of)
+        self._on_exit = on_exit
+        self._tasks: set[asyncio.Task[None]] = (
+            set()
+        )  # those that still run at the loop's end are ended by its runner
+
+    def _begin(self, member: Member) -> None:
+        task = asyncio.get_running_loop().create_task(self._follow(member))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _follow(self, member: Member) -> None:
+        printing.enter(member.title)
+        try:
+            await member.follow(current_port())
+        except (_hot.ChannelClosed, _hot.NodeGoneError):
+            pass
+        except settling.ExitActor:
+            self._on_exit()
+        finally:
+            self._leave(member)
+
+
+class ThreadsMemberships(Memberships):
+    """Of a threaded actor. `on_exit`: called when a step asks for the actor's end."""
+
+    def __init__(self, body_of: BodyOf, on_exit: Callable[[], None]) -> None:
+        super().__init__(body_of)
+        self._on_exit = on_exit
+
+    def _begin(self, member: Member) -> None:
+        threading.Thread(
+            target=self._follow, args=(member,), name=f"graph-{member.graph}", daemon=True
+        ).start()
+
+    def _follow(self, member: Member) -> None:
+        try:
+            with contextlib.suppress(_hot.ChannelClosed, _hot.NodeGoneError):
+                member.run()
+        except settling.ExitActor:
+            self._on_exit()
+        finally:
+            self._leave(member)
