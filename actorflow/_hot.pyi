@@ -54,9 +54,9 @@ def configure(
     decode_error: Callable[[bytes], BaseException],
     unloadable: Callable[[BaseException], BaseException],  # what to raise where loading a value raised that
     reference: type[Reference],  # what calls and loads make: a subclass of Reference
-    # what to raise when the object store fails: (full, disk, unreadable or corrupt; the value's name, its bytes, bytes
-    # used and in all, the spill directory and its free bytes)
-    storage_error: Callable[[str, tuple[int, int], int, int, int, str, int], BaseException],
+    # what to raise when there is no room: (full or disk; the value's bytes, bytes used and in all, the spill directory
+    # and its free bytes)
+    storage_error: Callable[[str, int, int, int, str, int], BaseException],
 ) -> None: ...
 def create(
     node_id: bytes,

@@ -88,6 +88,13 @@ class Config:
         0.0,
         3_600.0,
     )
+    lineage_budget_bytes: int = _row(
+        128 * MIB,
+        "message memory for what results in the store are made from again when their files are lost: some 2 KiB a "
+        "result, or up to 100 KiB with small arguments; beyond, the oldest are forgotten; 0: none is kept",
+        0,
+        TIB,
+    )
     memory_threshold: float = _row(
         0.95,
         "share of the memory limit above which the newest task is killed, before the kernel kills anything; 1: never",

@@ -152,9 +152,9 @@ PyObject *hot_load_stored(struct session *session, const struct hot_stored *stor
 
 PyObject *hot_load(struct session *session, af_off cell) {
   struct hot_value value;
-  struct hot_stored stored = {.format = AF_AT(&session->client, struct af_cell, cell)->value_format};
-  if (stored.format == HOT_NONE) Py_RETURN_NONE;
+  if (AF_AT(&session->client, struct af_cell, cell)->value_format == HOT_NONE) Py_RETURN_NONE;
   if (hot_value_open(session, cell, &value) < 0) return NULL;
+  struct hot_stored stored = {.format = (enum hot_format)af_value_format(&session->client, cell, value.block)};
   stored.data = hot_value_bytes(session, cell, &value, &stored.bytes, &stored.references, &stored.count);
   stored.block = value.block;
   stored.pin = value.pin;

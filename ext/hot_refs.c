@@ -155,7 +155,7 @@ static PyObject *reference_raw(PyObject *object, PyObject *unused) {
   if (hot_value_open(self->session, self->block, &value) < 0) return NULL;
   const uint8_t *data = hot_value_bytes(self->session, self->block, &value, &bytes, &refs, &count);
   PyObject *list = holds_list(self->session, refs, count), *raw = NULL;
-  int format = AF_AT(&self->session->client, struct af_cell, self->block)->value_format;
+  int format = af_value_format(&self->session->client, self->block, value.block);
   if (list) raw = Py_BuildValue("(iy#N)", format, (const char *)data, (Py_ssize_t)bytes, list);
   Py_XDECREF(value.pin);
   return raw;

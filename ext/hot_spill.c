@@ -1,22 +1,19 @@
 /* hot_spill.c - waits for the object store: for room in it, and for a value that lies on disk.
  *
  * Both ask the node (ext/core/spill.h) and sleep on a futex without the GIL, at most 100 ms at a time, as every wait here
- * does. A task that waits keeps its CPU: another one started meanwhile would want room, too, and hold some. */
+ * does. A task that waits keeps its CPU: another one started meanwhile would want room, too, and hold some. Only where the
+ * value is made again by a call it gives it back: that call needs one. */
 #include "hot.h"
 
 #define SLEEP_NS ((uint64_t)AF_SLEEP_MS * 1000000u)
 #define ROOM_TURNS 20 /* a writer whom others overtake waits at most so many times as long as one without any progress */
 
-static const char *const failures[] = {
-    [AF_SPILL_NONE] = "", [AF_SPILL_NO_ROOM] = "full", [AF_SPILL_UNREADABLE] = "unreadable", [AF_SPILL_CORRUPT] = "corrupt"};
-
-/* Raises what the configured function makes of a failure: full, disk, unreadable, corrupt. */
-static int storage_error(struct af_client *client, const char *kind, af_off cell, uint64_t bytes) {
+/* Raises what the configured function makes of a failure: full, disk. */
+static int storage_error(struct af_client *client, const char *kind, uint64_t bytes) {
   const struct af_header *header = client->header;
   PyObject *error = NULL;
   if (hot.storage_error)
-    error = PyObject_CallFunction(hot.storage_error, "s(KI)KKKsK", kind, (unsigned long long)cell,
-                                  cell ? af_block_generation(client, cell) : 0, (unsigned long long)bytes,
+    error = PyObject_CallFunction(hot.storage_error, "sKKKsK", kind, (unsigned long long)bytes,
                                   (unsigned long long)atomic_load(&header->object_bytes_used),
                                   (unsigned long long)header->page_count * AF_PAGE, header->spill_path,
                                   (unsigned long long)atomic_load(&header->spill_free_bytes));
@@ -55,11 +52,33 @@ int hot_wait_room(struct session *session, uint64_t bytes, struct hot_room *room
     af_room_ask(&session->client, bytes);
     return 1;
   }
-  if (atomic_load(&header->spill_failures) != room->failures) return storage_error(&session->client, "disk", 0, bytes);
+  if (atomic_load(&header->spill_failures) != room->failures) return storage_error(&session->client, "disk", bytes);
   if (now - room->since_ns > limit_ns || now - room->begin_ns > ROOM_TURNS * limit_ns) return 0;
   if (room_sleep(session, room) < 0) return -1;
   af_room_ask(&session->client, bytes);
   return 1;
+}
+
+/* What the node has left there for a value that is lost. */
+static int lost_error(struct session *session, const struct af_spilled *of) {
+  af_off block = atomic_load_explicit(&of->error, memory_order_acquire);
+  const struct af_object *object = AF_AT(&session->client, struct af_object, block);
+  const char *data = (const char *)session->client.base + block + object->pickle_offset;
+  PyObject *encoded = PyBytes_FromStringAndSize(data, (Py_ssize_t)object->pickle_bytes);
+  PyObject *error = encoded ? PyObject_CallFunctionObjArgs(hot.decode_error, encoded, NULL) : NULL;
+  if (error) PyErr_SetObject((PyObject *)Py_TYPE(error), error);
+  Py_XDECREF(error);
+  Py_XDECREF(encoded);
+  return -1;
+}
+
+/* One sleep; once its call runs again the CPU is given back, for the whole wait. */
+static int restored_sleep(struct session *session, struct af_spilled *of, uint32_t turn, bool *gave_back) {
+  if (!*gave_back && atomic_load_explicit(&of->rebuilding, memory_order_acquire)) {
+    af_mailbox_block(&session->client);
+    *gave_back = true;
+  }
+  return sleep_on(session, &of->turn, turn);
 }
 
 /* Until the node has brought it back, or could not. */
@@ -67,14 +86,21 @@ static int restored_wait(struct session *session, af_off spilled) {
   struct af_client *client = &session->client;
   struct af_spilled *of = AF_AT(client, struct af_spilled, spilled);
   uint32_t turn = atomic_load(&of->turn);
+  bool gave_back = false;
+  int status = 0;
   if (af_value_word(client, of->cell) != (spilled | AF_VALUE_SPILLED)) return 0;
-  while (atomic_load(&of->turn) == turn) {
+  while (status == 0 && atomic_load(&of->turn) == turn) {
     af_spill_ask(client, spilled); /* again after each sleep: a ring may be lost */
-    if (sleep_on(session, &of->turn, turn) < 0) return -1;
+    status = restored_sleep(session, of, turn, &gave_back);
   }
-  uint32_t failure = atomic_load(&of->failure);
-  if (failure == AF_SPILL_NONE) return 0;
-  return storage_error(client, failures[failure < 4 ? failure : AF_SPILL_CORRUPT], of->cell, of->bytes);
+  if (!hot_live(session)) return -1;
+  if (gave_back) af_mailbox_unblock(client);
+  if (status < 0) return -1;
+  switch (atomic_load(&of->failure)) {
+    case AF_SPILL_NONE: return 0;
+    case AF_SPILL_NO_ROOM: return storage_error(client, "full", of->bytes);
+    default: return lost_error(session, of);
+  }
 }
 
 int hot_value_open(struct session *session, af_off cell, struct hot_value *value) {

@@ -104,6 +104,27 @@ int af_store_disk_read(int fd, uint8_t *data, uint64_t bytes, uint64_t offset, u
 uint64_t af_store_disk_sum(const uint8_t *data, uint64_t bytes);
 uint32_t af_store_object_header_bytes(void);
 
+/* lineage: the node */
+struct af_lineage_fact { af_off lineage; uint32_t generation; uint64_t sequence, charged; };
+void af_store_lineage_open(struct af_client *node, uint64_t limit_bytes);
+uint64_t af_store_lineage_bytes(const struct af_client *node);
+uint32_t af_lineage_list(struct af_client *node, struct af_lineage_fact *facts, uint32_t most);
+int af_lineage_empty(struct af_client *node, af_off lineage, uint32_t generation);
+int af_lineage_of(struct af_client *node, af_off spilled, af_off *lineage, uint32_t *hold, uint32_t *index);
+int af_lineage_look(const struct af_client *node, af_off lineage);
+void af_store_lineage_counts(const struct af_client *node, af_off lineage, uint32_t *inputs, uint32_t *returns);
+int af_lineage_input(struct af_client *node, af_off lineage, uint32_t i, af_off *of, uint32_t *hold, uint32_t *index);
+int af_lineage_run(struct af_client *node, af_off lineage, const af_off *instead, uint32_t *holds);
+void af_lineage_ran(struct af_client *node, af_off lineage, af_off call);
+int af_lineage_deliver(struct af_client *node, af_off spilled, af_off cell);
+void af_spill_lose(struct af_client *node, af_off spilled, af_off error);
+void af_spill_rebuilding(struct af_client *node, af_off spilled, bool on);
+void af_store_spilled_cell(const struct af_client *node, af_off spilled, af_off *cell, uint32_t *generation);
+bool af_store_spilled_lost(const struct af_client *node, af_off spilled);
+uint32_t af_store_generation(const struct af_client *client, af_off block);
+int af_hold_take(struct af_client *client, af_off block, uint32_t *index);
+af_off af_hold_block(const struct af_client *client, uint32_t index);
+
 /* this process */
 bool af_store_has_retries(const struct af_client *client, af_off call);
 int af_store_subreaper(void);
@@ -124,6 +145,7 @@ SOURCE = """
 #include "disk.h"
 #include "extent.h"
 #include "heap.h"
+#include "lineage.h"
 #include "mailbox.h"
 #include "points.h"
 #include "segment.h"
@@ -284,6 +306,30 @@ static int af_store_disk_read(int fd, uint8_t *data, uint64_t bytes, uint64_t of
 }
 static uint64_t af_store_disk_sum(const uint8_t *data, uint64_t bytes) {
   return af_disk_sum(data + HEADER_BYTES, bytes - HEADER_BYTES);
+}
+
+static void af_store_lineage_open(struct af_client *node, uint64_t limit_bytes) {
+  atomic_store(&node->header->lineage_limit, limit_bytes);
+}
+static uint64_t af_store_lineage_bytes(const struct af_client *node) {
+  return atomic_load(&node->header->lineage_bytes);
+}
+
+static void af_store_lineage_counts(const struct af_client *node, af_off lineage, uint32_t *inputs, uint32_t *returns) {
+  *inputs = AF_AT(node, struct af_lineage, lineage)->inputs;
+  *returns = AF_AT(node, struct af_lineage, lineage)->returns;
+}
+
+static void af_store_spilled_cell(const struct af_client *node, af_off spilled, af_off *cell, uint32_t *generation) {
+  *cell = AF_AT(node, struct af_spilled, spilled)->cell;
+  *generation = AF_AT(node, struct af_spilled, spilled)->cell_generation;
+}
+static bool af_store_spilled_lost(const struct af_client *node, af_off spilled) {
+  return atomic_load(&AF_AT(node, struct af_spilled, spilled)->failure) == AF_SPILL_LOST;
+}
+
+static uint32_t af_store_generation(const struct af_client *client, af_off block) {
+  return af_block_generation(client, block);
 }
 
 static bool af_store_has_retries(const struct af_client *client, af_off call) {

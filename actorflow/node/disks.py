@@ -33,6 +33,11 @@ class Place(NamedTuple):
     where: Any
     sum: int
 
+    @property
+    def name(self) -> str:
+        """The file, for people."""
+        return self.disk.name(self.where)
+
 
 class Disk(Protocol):
     """A place for objects."""
@@ -44,6 +49,9 @@ class Disk(Protocol):
 
     def read(self, where: Any, pins: Pins) -> int:
         """Reads it back; returns the sum of the bytes. OSError."""
+
+    def name(self, where: Any) -> str:
+        """What its file is called, for people."""
 
     def free(self, where: Any) -> None:
         """Its bytes are not needed any more."""
@@ -134,6 +142,10 @@ class LocalDisk:
         """See Disk."""
         file, offset, _ = where
         return pins.read(file.descriptor, offset)
+
+    def name(self, where: Any) -> str:
+        """See Disk."""
+        return f"{self.path} (a file without a name, from byte {where[1]:,} on)"
 
     def _reserve(self, size_bytes: int) -> tuple[_File, int, int]:
         size_bytes = -(-size_bytes // PAGE_BYTES) * PAGE_BYTES
@@ -241,8 +253,12 @@ class RemoteDisk:
             with system.open(where, "rb") as file:
                 _read_whole(file, pins.memory())
         except Exception as error:
-            raise OSError(errno.EIO, f"cannot read from {self.path}: {error}") from error
+            raise OSError(errno.EIO, str(error) or type(error).__name__) from error
         return pins.sum()
+
+    def name(self, where: Any) -> str:
+        """See Disk."""
+        return str(where)
 
     def free(self, where: Any) -> None:
         """See Disk."""

@@ -30,6 +30,7 @@ from actorflow.node.disks import open_disks
 from actorflow.node.forks import Forks
 from actorflow.node.groups import Groups
 from actorflow.node.jobs import Job, Show
+from actorflow.node.lineage import Rebuilder
 from actorflow.node.log import warn
 from actorflow.node.memory import MemoryMonitor
 from actorflow.node.orphans import end_descendants
@@ -38,6 +39,7 @@ from actorflow.node.scheduling import Scheduling
 from actorflow.node.spiller import Spiller
 from actorflow.node.workers import Worker, Workers
 from actorflow.node.zygote_link import ZygoteLink
+from actorflow.shm.lineage import LineageStore
 from actorflow.shm.spill import SpillStore
 from actorflow.shm.store import Store
 from actorflow.shm.titles import Titles
@@ -96,7 +98,10 @@ class Node:
             limit_bytes=settings.memory_limit_bytes,
         )
         disks = open_disks(settings.spill_directories, self.node_id)
-        self._spiller = Spiller(loop, self._port, self.store, SpillStore(_hot.client_address()), disks)
+        lineage = LineageStore(_hot.client_address())
+        rebuilder = Rebuilder(loop, self._port, lineage, settings.lineage_budget_bytes, self._coroner.encode)
+        spill = SpillStore(_hot.client_address())
+        self._spiller = Spiller(loop, self._port, self.store, spill, disks, rebuilder)
 
     # -- life
 

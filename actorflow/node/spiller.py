@@ -18,6 +18,7 @@ from actorflow import _hot, config
 from actorflow.client.waiting import LoopPort
 from actorflow.core.spilling import Pressure
 from actorflow.node.disks import Disks, Place
+from actorflow.node.lineage import Rebuilder
 from actorflow.node.log import warn
 from actorflow.shm.spill import Candidate, Failure, Pins, SpillStore
 from actorflow.shm.store import Store
@@ -35,7 +36,13 @@ class Spiller:
     """The node's own. Invariant: `_places` has exactly the spilled values whose blocks were not given back."""
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, port: LoopPort, store: Store, spill: SpillStore, disks: Disks
+        self,
+        loop: asyncio.AbstractEventLoop,
+        port: LoopPort,
+        store: Store,
+        spill: SpillStore,
+        disks: Disks,
+        rebuilder: Rebuilder,
     ) -> None:
         settings = config.current()
         self._loop = loop
@@ -43,13 +50,14 @@ class Spiller:
         self._store = store
         self._spill = spill
         self._disks = disks
+        self._rebuilder = rebuilder
         self._wait_s = settings.store_wait_s
         self._pressure = Pressure(store.segment().object_bytes, settings.spill_ahead_fraction)
         self._writers = max(1, len(disks)) * WRITERS_PER_DISK
         self._threads = ThreadPoolExecutor(self._writers + READERS, thread_name_prefix="spill")
         self._reading = asyncio.Semaphore(READERS)
         self._places: dict[int, Place] = {}
-        self._restoring: set[int] = set()
+        self._restoring: dict[int, asyncio.Task[None]] = {}
         self._candidates: list[Candidate] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._writing = 0
@@ -67,10 +75,14 @@ class Spiller:
         self._mailbox = _hot.make_mailbox(_hot.ORDERED, 0, 1)
         self._port.listen(self._mailbox, self._look)
         self._spill.open(self._mailbox.name, self._wait_s)
+        self._rebuilder.start(
+            self._bring_back, lambda spilled: self._spill.not_restored(spilled, Failure.NO_ROOM)
+        )
 
     def stop(self) -> None:
         """Spills and brings back nothing more; the files end."""
         self._is_stopped = True
+        self._rebuilder.stop()
         if self._timer is not None:
             self._timer.cancel()
         for task in self._tasks:
@@ -87,12 +99,11 @@ class Spiller:
         for spilled in self._spill.returned():
             self._forget(spilled)
         for spilled in self._spill.asked():
-            if spilled in self._places and spilled not in self._restoring:
-                self._restoring.add(spilled)
-                self._begin(self._restore(spilled, self._places[spilled]))
+            self._begin_restoring(spilled)
         wanted_bytes = self._spill.room_wanted()
         if wanted_bytes:
             self._ask(wanted_bytes)
+        self._rebuilder.look()
         self._pump()
         self._set_timer()
 
@@ -121,10 +132,11 @@ class Spiller:
         if place is not None:
             self._threads.submit(place.disk.free, place.where)
 
-    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+    def _begin(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = self._loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._ended)
+        return task
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
@@ -196,28 +208,44 @@ class Spiller:
 
     # -- reading
 
+    def _begin_restoring(self, spilled: int) -> None:
+        if spilled in self._places and spilled not in self._restoring:
+            self._restoring[spilled] = self._begin(self._restore(spilled, self._places[spilled]))
+
+    async def _bring_back(self, spilled: int) -> None:
+        """Until a value that its caller holds has been read, made again, or is known to be lost."""
+        self._begin_restoring(spilled)
+        if spilled in self._restoring:
+            await asyncio.wait({self._restoring[spilled]})
+
     async def _restore(self, spilled: int, place: Place) -> None:
         try:
             async with self._reading:
-                await self._read(spilled, place)
+                told = await self._read(spilled, place)
+            if told is not None:
+                await told
         finally:
-            self._restoring.discard(spilled)
+            del self._restoring[spilled]
 
-    async def _read(self, spilled: int, place: Place) -> None:
+    async def _read(self, spilled: int, place: Place) -> asyncio.Future[None] | None:
+        """Of a value that is lost: what is done once who waits has been told so, or has it."""
         with contextlib.suppress(LookupError):
             pins = await self._room_for(spilled)
             if pins is None:
                 self._spill.not_restored(spilled, Failure.NO_ROOM)
-                return
-            failure = await self._fill(pins, place)
+                return None
+            problem = await self._fill(pins, place)
             if self._is_stopped:
-                return
-            if failure is None:
+                return None
+            if problem is None:
                 self.restored_bytes += pins.bytes
                 self._spill.restored(spilled, pins)
-            else:
+                return None
+            try:
+                return self._rebuilder.lost(spilled, problem)
+            finally:
                 self._spill.abort(pins)
-                self._spill.not_restored(spilled, failure)
+        return None
 
     async def _room_for(self, spilled: int) -> Pins | None:
         """A new object for a spilled value, once there is room; None: there is none. LookupError: it is not needed."""
@@ -231,13 +259,10 @@ class Spiller:
             await asyncio.sleep(ROOM_LOOK_S)
         return pins
 
-    async def _fill(self, pins: Pins, place: Place) -> Failure | None:
+    async def _fill(self, pins: Pins, place: Place) -> str | None:
+        """What is wrong with its file, or None."""
         try:
             found = await self._loop.run_in_executor(self._threads, place.disk.read, place.where, pins)
         except OSError as error:
-            warn(f"a spilled object cannot be read from {place.disk.path}: {error.strerror or error}")
-            return Failure.UNREADABLE
-        if found == place.sum:
-            return None
-        warn(f"a spilled object was changed in {place.disk.path}: its sum is another")
-        return Failure.CORRUPT
+            return f"its file {place.name} cannot be read: {error.strerror or error}"
+        return None if found == place.sum else f"its file {place.name} has other bytes than were written"

@@ -17,11 +17,9 @@ _MOST = 64
 
 
 class Failure(enum.IntEnum):
-    """Why a value could not be brought back."""
+    """Why a value could not be brought back now; one that is lost: see `actorflow.shm.lineage`."""
 
     NO_ROOM = 1
-    UNREADABLE = 2
-    CORRUPT = 3
 
 
 class Candidate(NamedTuple):

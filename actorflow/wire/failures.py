@@ -18,14 +18,12 @@ from actorflow.errors import (
     ActorflowError,
     DeserializationError,
     InternalError,
-    ObjectLostError,
     ObjectStoreFullError,
     OutOfDiskError,
     RemoteFailure,
     TaskError,
 )
 from actorflow.exception_parts import own_state, rebuild, safe_text, type_name
-from actorflow.ids import hex_of
 from actorflow.runtime_env import environment
 from actorflow.wire import pickling
 
@@ -120,25 +118,18 @@ def unloadable(error: BaseException) -> BaseException:
 
 def storage_error(
     kind: str,
-    name: tuple[int, int],
     size_bytes: int,
     used_bytes: int,
     capacity_bytes: int,
     path: str,
     free_bytes: int,
 ) -> BaseException:
-    """What is raised where an object cannot be put, or not be brought back from disk; `kind` as in ext/hot_spill.c."""
+    """What is raised where there is no room for an object, in the store (`kind` "full") or on disk ("disk")."""
     if kind == "full":
         return ObjectStoreFullError(
             size_bytes=size_bytes, used_bytes=used_bytes, capacity_bytes=capacity_bytes
         )
-    if kind == "disk":
-        return OutOfDiskError(path=path, free_bytes=free_bytes)
-    reasons = {
-        "unreadable": "the file that it was spilled to cannot be read",
-        "corrupt": "the file that it was spilled to has other bytes than were written",
-    }
-    return ObjectLostError(object_id=hex_of(name), reason=reasons[kind])
+    return OutOfDiskError(path=path, free_bytes=free_bytes)
 
 
 def remote_traceback(error: BaseException) -> str:

@@ -61,6 +61,7 @@ enum af_kind {
   AF_KIND_HOLDS,    /* a piece of a slot's hold table */
   AF_KIND_CHANNEL,  /* slots from one writer to some readers */
   AF_KIND_SPILLED,  /* a large value that lies on disk: spill.h */
+  AF_KIND_LINEAGE,  /* how a large value is made again: lineage.h */
   AF_KIND_COUNT,
 };
 

@@ -7,6 +7,7 @@
 #include "channel.h"
 #include "extent.h"
 #include "heap.h"
+#include "lineage.h"
 #include "mailbox.h"
 #include "points.h"
 #include "slot.h"
@@ -60,6 +61,7 @@ static void each_of_cell(struct af_client *client, af_off block, af_visit visit,
   visit_one(visit, context, value);
   if (cell->block.flags & AF_CELL_ITEM)
     visit_one(visit, context, atomic_load_explicit(&cell->stream, memory_order_acquire));
+  visit_one(visit, context, atomic_load_explicit(&cell->lineage, memory_order_acquire));
   each_of_list(client, af_cell_followers(client, block), visit, context);
 }
 
@@ -113,6 +115,16 @@ static void each_of_object(struct af_client *client, af_off block, af_visit visi
 static void each_of_spilled(struct af_client *client, af_off block, af_visit visit, void *context) {
   struct af_spilled *spilled = AF_AT(client, struct af_spilled, block);
   each_of(client, block, block + sizeof *spilled, spilled->references, visit, context);
+  visit_one(visit, context, atomic_load_explicit(&spilled->error, memory_order_acquire));
+}
+
+static void each_of_lineage(struct af_client *client, af_off block, af_visit visit, void *context) {
+  struct af_lineage *lineage = AF_AT(client, struct af_lineage, block);
+  const struct af_lineage_input *inputs = (const struct af_lineage_input *)(lineage + 1);
+  uint64_t most = (lineage->block.capacity - sizeof *lineage) / sizeof *inputs;
+  visit_one(visit, context, lineage->mailbox);
+  for (uint64_t i = 0; i < lineage->inputs && i < most; i++)
+    visit_one(visit, context, inputs[i].held);
 }
 
 static void each_of_channel(struct af_client *client, af_off block, af_visit visit, void *context) {
@@ -138,6 +150,9 @@ void af_block_each(struct af_client *client, af_off block, af_visit visit, void 
     break;
   case AF_KIND_MAILBOX:
     each_of_mailbox(client, block, visit, context);
+    break;
+  case AF_KIND_LINEAGE:
+    each_of_lineage(client, block, visit, context);
     break;
   case AF_KIND_LANES:
     each_of_page(&AF_AT(client, struct af_lanes_block, block)->page, visit, context);
@@ -207,7 +222,10 @@ static void actor_abandon(struct af_client *client, af_off block) {
 }
 
 static inline void block_give_back(struct af_client *client, af_off block) {
-  if (block_kind(block_at(client, block)) == AF_KIND_SPILLED)
+  uint8_t kind = block_kind(block_at(client, block));
+  if (kind == AF_KIND_LINEAGE)
+    af_lineage_uncharge(client, block);
+  if (kind == AF_KIND_SPILLED)
     af_spill_return(client, block);
   else if (block < client->header->objects)
     af_heap_free(client, block);

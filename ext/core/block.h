@@ -13,8 +13,9 @@ typedef void (*af_visit)(void *context, af_off *reference);
  *   MAILBOX: first, error, the members of ready and of queue, page.next, page.lanes. LANES: page.next, page.lanes.
  *   LANE: the calls from `taken` to `pushed`, and every chunk from head_chunk on. CHUNK: nothing. ACTOR: mailbox.
  *   CELL: references; value, or the value's references when it lies in the cell; the members of its follower list; of
- *   an item of a stream what follows it.
- *   FOLLOWER: dependent. CHANNEL: each slot's references and block. BYTES, OBJECT, SPILLED: their references; OBJECT: copy. The others: nothing. */
+ *   an item of a stream what follows it; lineage. LINEAGE: mailbox and what its inputs hold.
+ *   FOLLOWER: dependent. CHANNEL: each slot's references and block. BYTES, OBJECT, SPILLED: their references; OBJECT:
+ *   copy; SPILLED: error. The others: nothing. */
 void af_block_each(struct af_client *client, af_off block, af_visit visit, void *context);
 void af_block_hold(struct af_client *client, af_off block);   /* count + 1; caller already holds it somehow */
 void af_block_drop(struct af_client *client, af_off block);   /* count - 1; frees at 0 and what it alone held */

@@ -59,8 +59,8 @@ static bool is_child(const struct search *search, af_off block) {
   return phase == AF_WAITING || phase == AF_UNREAD || phase == AF_STARTED;
 }
 
-static void block_visit(const struct search *search, af_off block) {
-  struct af_client *client = search->client;
+static void block_visit(void *context, struct af_client *client, af_off block) {
+  const struct search *search = context;
   if (!is_child(search, block))
     return;
   uint32_t outer = af_op_begin(client, AF_OP_CANCEL);
@@ -76,15 +76,5 @@ static void block_visit(const struct search *search, af_off block) {
 void af_cell_each_child(struct af_client *client, af_off parent, uint32_t generation, af_cell_visit visit,
                         void *context) {
   struct search search = {client, parent, generation, visit, context};
-  for (uint32_t i = 0; i < af_span_top(client); i++) {
-    struct af_span *span = af_span_at(client, i);
-    uint64_t owner = atomic_load_explicit(&span->owner, memory_order_acquire);
-    uint32_t class_index = af_span_class(owner);
-    if (owner == 0 || class_index > AF_CLASSES || af_span_role_of(owner) != AF_SPAN_HEAD)
-      continue;
-    uint32_t fresh = atomic_load_explicit(&span->fresh, memory_order_acquire);
-    uint32_t bytes = class_index == AF_CLASSES ? AF_SPAN : af_class_bytes[class_index];
-    for (uint32_t j = 0; j < fresh && j < AF_SPAN / bytes; j++)
-      block_visit(&search, af_span_start(client, i) + (af_off)j * bytes);
-  }
+  af_heap_each(client, block_visit, &search);
 }

@@ -5,6 +5,7 @@
 
 #include "block.h"
 #include "heap.h"
+#include "lineage.h"
 #include "mailbox.h"
 #include "points.h"
 #include "slot.h"
@@ -234,10 +235,11 @@ static void op_cell_set(struct af_client *client, af_off cell) {
   atomic_store_explicit(&client->slot->op_cell, cell, memory_order_release);
 }
 
-static void value_link(struct af_client *client, af_off cell, af_off value) {
+static void value_link(struct af_client *client, af_off cell, af_off value, uint8_t format) {
   cell_at(client, cell)->value = value;
   if (value >= client->header->objects) {
     struct af_object *object = AF_AT(client, struct af_object, value);
+    object->block.flags = format;
     object->cell_generation = af_block_generation(client, cell);
     object->used = __atomic_load_n(&client->header->extent_generation, __ATOMIC_RELAXED);
     __atomic_store_n(&object->cell, cell, __ATOMIC_RELEASE); /* SYNC POINT owner */
@@ -250,10 +252,12 @@ int af_cell_complete(struct af_client *client, af_off cell, af_off value, uint32
   uint32_t outer = af_op_begin(client, AF_OP_COMPLETE);
   int status = is_own(client, of) ? AF_OK : AF_FENCED;
   if (status == AF_OK) {
-    value_link(client, cell, value);
+    value_link(client, cell, value, format);
     of->value_bytes = bytes;
     of->value_refs = value == 0 ? references : 0;
     of->value_format = format;
+    if (of->value_place != 0)
+      af_lineage_keep(client, cell);
     op_cell_set(client, cell);
     AF_POINT(client, 740);
     status = done_set(client, of);

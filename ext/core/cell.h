@@ -57,7 +57,7 @@ struct af_cell {
   uint32_t bytes;        /* of the arguments */
   uint16_t method, depth;
   uint8_t format;        /* of the arguments: wire format, the upper layer's */
-  uint8_t value_format;  /* of the result */
+  uint8_t value_format;  /* of the result; that of an OBJECT is in its block's flags (af_value_format) */
   _Atomic uint8_t cancel;/* enum af_cancel; see af_cell_cancel */
   uint8_t flags;
   uint16_t value_place;  /* 0: a small result overwrites the references; else it lies this many words behind the struct */
@@ -68,7 +68,7 @@ struct af_cell {
   uint32_t parent_generation;
   af_off parent;         /* by name, not counted: the call within which it was made, 0: none; of a return cell its call */
   _Atomic uint64_t stream; /* see stream.h: of an item the next one's cell, owned; of a call what was taken */
-  uint64_t reserved[1];  /* place for lineage */
+  _Atomic af_off lineage; /* owned: how a value in the object store is made again, 0: not at all; see lineage.h */
 };
 
 /* An entry of a list of followers, where the follower's own block.next will not do. Owned by the list. */

@@ -188,3 +188,17 @@ void af_heap_free(struct af_client *client, af_off block) {
   af_op_end(client, outer);
 }
 
+
+void af_heap_each(struct af_client *client, af_heap_visit visit, void *context) {
+  for (uint32_t i = 0; i < af_span_top(client); i++) {
+    struct af_span *span = af_span_at(client, i);
+    uint64_t owner = atomic_load_explicit(&span->owner, memory_order_acquire);
+    uint32_t class_index = af_span_class(owner);
+    if (owner == 0 || class_index > AF_CLASSES || af_span_role_of(owner) != AF_SPAN_HEAD)
+      continue;
+    uint32_t fresh = atomic_load_explicit(&span->fresh, memory_order_acquire);
+    uint32_t bytes = class_index == AF_CLASSES ? AF_SPAN : af_class_bytes[class_index];
+    for (uint32_t j = 0; j < fresh && j < AF_SPAN / bytes; j++)
+      visit(context, client, af_span_start(client, i) + (af_off)j * bytes);
+  }
+}

@@ -59,6 +59,10 @@ void af_heap_leave(struct af_client *client);
 bool af_heap_large_is_used(const struct af_client *client, uint32_t span);
 void af_heap_settle_large(struct af_client *client, uint32_t span);
 
+/* Visits every place where a block of the heap may lie: live, free, or changing just now. For what is rare. */
+typedef void (*af_heap_visit)(void *context, struct af_client *client, af_off block);
+void af_heap_each(struct af_client *client, af_heap_visit visit, void *context);
+
 static inline uint64_t af_span_owner(uint32_t epoch, uint32_t slot, uint32_t class_index, enum af_span_role role) {
   return (uint64_t)epoch << 32 | (uint64_t)(slot + 1) << 16 | (uint64_t)(class_index + 1) << 8 | (uint64_t)role;
 }

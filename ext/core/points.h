@@ -10,7 +10,7 @@ enum af_operation {
   AF_OP_HEAP = 200, AF_OP_EXTENT = 300, AF_OP_BLOCK = 400, AF_OP_AUDIT = 450,
   AF_OP_BOARD = 500, AF_OP_LANE = 600, AF_OP_PUSH = 610, AF_OP_TAKE = 630, AF_OP_CAPACITY = 660, AF_OP_CREATE = 700,
   AF_OP_SUBMIT = 710, AF_OP_WATCH = 720, AF_OP_RESULT = 730, AF_OP_COMPLETE = 740, AF_OP_CANCEL = 780,
-  AF_OP_SETTLE = 800, AF_OP_CHANNEL = 820,
+  AF_OP_SETTLE = 800, AF_OP_CHANNEL = 820, AF_OP_LINEAGE = 840,
 };
 
 /* The memory half, 100-499. */
@@ -147,7 +147,8 @@ enum af_operation {
   X(793, "stream: marked as sleeping, not asleep") \
   X(794, "stream: word changed, executor not woken") \
   X(795, "stream: link taken, not recorded") \
-  X(796, "stream: item out of its place, not dropped")
+  X(796, "stream: item out of its place, not dropped") \
+  X(840, "lineage filled in, not linked")
 
 /* The channels, 820-839. */
 #define AF_POINTS_CHANNEL(X) \

@@ -49,6 +49,9 @@ static void results_forget(struct af_client *client, af_off call) {
  * in no lane any more: whoever finds it half delivered puts it on the ready list. */
 static void attempt_next(struct af_client *client, af_off cell) {
   struct af_cell *call = cell_at(client, cell);
+  af_off lineage = atomic_exchange_explicit(&call->lineage, 0, memory_order_acq_rel);
+  if (lineage != 0)
+    af_block_drop(client, lineage);
   results_forget(client, cell);
   call->attempt++;
   if (call->retries > 0)

@@ -61,6 +61,10 @@ struct af_header { /* written by the node at creation; the atomics as said */
   _Atomic uint32_t spill_failures;             /* node: how often it could not write */
   _Atomic uint64_t spill_free_bytes;           /* node: of the disk, at the last failure */
   char spill_path[256];                        /* node: where, at the last failure */
+  /* lineage, see lineage.h */
+  _Atomic uint64_t lineage_limit;              /* node, at its start: bytes; 0: none is kept */
+  _Atomic uint64_t lineage_bytes;              /* atomic add; a crash leaves it off by one block, and the node sets it right */
+  _Atomic uint64_t lineage_made;               /* atomic add: their ages */
   _Atomic af_off spill_asked[64];              /* AF_SPILL_ASKED places: spilled values that are wanted */
 };
 

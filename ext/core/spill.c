@@ -67,7 +67,7 @@ int af_value_hold(struct af_client *client, af_off cell, af_off *block, bool *sp
   return status;
 }
 
-static void node_ring(struct af_client *client) {
+void af_node_ring(struct af_client *client) {
   af_ring(client, atomic_load_explicit(&client->header->spill_watch, memory_order_acquire));
 }
 
@@ -79,7 +79,7 @@ void af_spill_ask(struct af_client *client, af_off spilled) {
         none == spilled)
       break;
   }
-  node_ring(client);
+  af_node_ring(client);
 }
 
 void af_room_ask(struct af_client *client, uint64_t bytes) {
@@ -89,7 +89,7 @@ void af_room_ask(struct af_client *client, uint64_t bytes) {
                                                                 memory_order_relaxed))
     ;
   atomic_store_explicit(&client->header->room_waited, 1, memory_order_seq_cst);
-  node_ring(client);
+  af_node_ring(client);
 }
 
 void af_room_ring(struct af_client *client) {
@@ -107,7 +107,7 @@ void af_spill_return(struct af_client *client, af_off spilled) {
     atomic_store_explicit(&spilled_at(client, spilled)->block.next, head, memory_order_relaxed);
   while (!atomic_compare_exchange_weak_explicit(returned, &head, spilled, memory_order_seq_cst, memory_order_relaxed));
   if (head == 0)
-    node_ring(client);
+    af_node_ring(client);
 }
 
 /* ---- the node: writing ---- */
@@ -214,6 +214,7 @@ static int spilled_make(struct af_client *node, af_off block, af_off *spilled) {
   made->pickle_bytes = object->pickle_bytes;
   made->cell = object->cell;
   made->cell_generation = object->cell_generation;
+  made->block.flags = object->block.flags;
   references_copy(node, (const af_off *)(object + 1), (af_off *)(made + 1), object->references, &made->references);
   return AF_OK;
 }
@@ -263,6 +264,7 @@ static int object_make(struct af_client *node, const struct af_spilled *from, ui
   object->buffers = from->buffers;
   object->pickle_offset = from->pickle_offset;
   object->pickle_bytes = from->pickle_bytes;
+  object->block.flags = from->block.flags;
   status = af_hold_record(node, block, index);
   if (status != AF_OK)
     af_block_drop(node, block);
@@ -315,6 +317,31 @@ void af_restore_commit(struct af_client *node, af_off spilled, const struct af_s
 
 void af_restore_fail(struct af_client *node, af_off spilled, enum af_spill_failure failure) {
   turn_end(node, spilled, failure);
+}
+
+void af_spill_lose(struct af_client *node, af_off spilled, af_off error) {
+  af_off none = 0;
+  uint32_t outer = af_op_begin(node, AF_OP_BLOCK);
+  af_block_hold(node, error);
+  if (!atomic_compare_exchange_strong_explicit(&spilled_at(node, spilled)->error, &none, error, memory_order_acq_rel,
+                                               memory_order_relaxed))
+    af_block_drop(node, error);
+  turn_end(node, spilled, AF_SPILL_LOST);
+  af_op_end(node, outer);
+}
+
+void af_spill_rebuilding(struct af_client *node, af_off spilled, bool on) {
+  struct af_spilled *of = spilled_at(node, spilled);
+  atomic_store_explicit(&of->rebuilding, on, memory_order_release);
+  af_futex_wake(&of->turn, INT_MAX);
+}
+
+bool af_spill_replace(struct af_client *node, af_off spilled, af_off word) {
+  if (!value_exchange(node, spilled_at(node, spilled)->cell, spilled | AF_VALUE_SPILLED, word))
+    return false;
+  turn_end(node, spilled, AF_SPILL_NONE);
+  af_block_drop(node, spilled);
+  return true;
 }
 
 uint32_t af_spill_asked(struct af_client *node, af_off *asked, uint32_t most) {

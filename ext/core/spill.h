@@ -20,6 +20,8 @@
  * A crash of a client leaves: an offset in spill_asked (the node compares it with those it knows), or a SPILLED block of
  * count 0 on no list (the recount buries it, which puts it there). A crash of the node ends the segment; its files have
  * no name in any file system.
+ * A value whose bytes are lost on disk: the node may have its call run again (lineage.h) and give the cell what comes of
+ * that; else `error` says why not. The format of an object's value lies in its block.flags, for that reason.
  * Not spilled: objects with more than AF_SPILL_REFERENCES references in them, and arguments over 100 KiB that are not
  * refs (they go with their call). */
 #ifndef AF_SPILL_H
@@ -29,7 +31,7 @@
 #define AF_VALUE_SPILLED 1ull    /* low bit of af_cell.value */
 #define AF_SPILL_REFERENCES 8192u
 #define AF_SPILL_ASKED 64u
-enum af_spill_failure { AF_SPILL_NONE = 0, AF_SPILL_NO_ROOM = 1, AF_SPILL_UNREADABLE = 2, AF_SPILL_CORRUPT = 3 };
+enum af_spill_failure { AF_SPILL_NONE = 0, AF_SPILL_NO_ROOM = 1, AF_SPILL_LOST = 2 /* `error` says why */ };
 
 struct af_spilled {
   struct af_block block;
@@ -38,7 +40,9 @@ struct af_spilled {
   uint32_t references, buffers;  /* as in struct af_object; the references follow this struct, counted */
   uint64_t bytes, pickle_offset, pickle_bytes;
   af_off cell;                   /* whose value it is; not counted */
-  uint32_t cell_generation, reserved;
+  uint32_t cell_generation;
+  _Atomic uint32_t rebuilding;   /* 1: its call runs again: who waits gives its CPU back meanwhile */
+  _Atomic af_off error;          /* owned, written once by the node: what who waits for a value that is lost is to raise */
 };
 
 struct af_spill_candidate { af_off block; uint32_t generation, used; uint64_t bytes; /* of the extent */ };
@@ -56,6 +60,8 @@ int af_value_hold(struct af_client *client, af_off cell, af_off *block, bool *sp
 /* Asks the node to bring a value back (the caller holds the SPILLED block), to make room. Repeatable. */
 void af_spill_ask(struct af_client *client, af_off spilled);
 void af_room_ask(struct af_client *client, uint64_t bytes);
+/* Has the node look at all that is asked for here. */
+void af_node_ring(struct af_client *client);
 /* Frees, and the node when it has made room, ring those who wait for it. */
 void af_room_ring(struct af_client *client);
 /* block.c: the last count is gone. */
@@ -76,6 +82,13 @@ int af_restore_begin(struct af_client *node, af_off spilled, struct af_spill_pin
 void af_restore_commit(struct af_client *node, af_off spilled, const struct af_spill_pins *pins);
 /* Tells who waits; af_spill_abort lets go what af_restore_begin holds. */
 void af_restore_fail(struct af_client *node, af_off spilled, enum af_spill_failure failure);
+/* As that, AF_SPILL_LOST: `error` is a block as of an ERROR value, held by the caller. The first one stays. */
+void af_spill_lose(struct af_client *node, af_off spilled, af_off error);
+/* It is being made again; or no more. */
+void af_spill_rebuilding(struct af_client *node, af_off spilled, bool on);
+/* Takes a value from the SPILLED block that stands for it, and gives the cell `word` instead, a count of whose block passes
+ * to the cell; who waits is told. False: it is another's by now, and the count is the caller's still. */
+bool af_spill_replace(struct af_client *node, af_off spilled, af_off word);
 /* What was asked for and what was given back since: offsets; each at most `most`. The returned ones are of blocks that
  * nobody counts; af_spill_free gives such a block back. */
 uint32_t af_spill_asked(struct af_client *node, af_off *asked, uint32_t most);
@@ -90,6 +103,11 @@ static inline af_off af_value_word(const struct af_client *client, af_off cell) 
 /* The block with the value of a DONE cell, without the mark; 0: it lies in the cell. */
 static inline af_off af_value_block(const struct af_client *client, af_off cell) {
   return af_value_word(client, cell) & ~(af_off)AF_VALUE_SPILLED;
+}
+/* The format of a value in `block`, which the reader holds (0: it lies in the cell). One that is made again may differ. */
+static inline uint8_t af_value_format(const struct af_client *client, af_off cell, af_off block) {
+  return block >= client->header->objects ? AF_AT(client, struct af_block, block)->flags
+                                          : AF_AT(client, struct af_cell, cell)->value_format;
 }
 /* It may move: an object, or one that is spilled. */
 static inline bool af_value_moves(const struct af_client *client, af_off word) {

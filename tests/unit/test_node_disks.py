@@ -46,6 +46,9 @@ class FullDisk:
     def read(self, where: Any, pins: Any) -> int:
         raise AssertionError
 
+    def name(self, where: Any) -> str:
+        raise AssertionError
+
     def free(self, where: Any) -> None:
         raise AssertionError
 

@@ -185,8 +185,8 @@ static void test_asking(void) {
   uint32_t bell = node.header->room_bell;
   af_hold_drop(&node, filler_hold);
   CHECK(node.header->room_bell != bell, "freeing rings");
-  af_restore_fail(&node, spilled, AF_SPILL_CORRUPT);
-  CHECK(AF_AT(&node, struct af_spilled, spilled)->failure == AF_SPILL_CORRUPT, "told");
+  af_restore_fail(&node, spilled, AF_SPILL_NO_ROOM);
+  CHECK(AF_AT(&node, struct af_spilled, spilled)->failure == AF_SPILL_NO_ROOM, "told");
   af_hold_drop(&node, hold);
   CHECK(af_restore_begin(&node, spilled, &pins) == AF_STALE, "nobody wants it any more");
   CHECK(returned_free(&node) == 1, "its place is free");
