@@ -89,9 +89,9 @@ class Config:
         3_600.0,
     )
     lineage_budget_bytes: int = _row(
-        128 * MIB,
-        "message memory for what results in the store are made from again when their files are lost: some 2 KiB a "
-        "result, or up to 100 KiB with small arguments; beyond, the oldest are forgotten; 0: none is kept",
+        64 * MIB,
+        "message memory for what results in the store are made from again when their files are lost: half a KiB a "
+        "result, up to 100 KiB with its small arguments; beyond, the oldest are forgotten; 0: none is kept",
         0,
         TIB,
     )

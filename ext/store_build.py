@@ -110,6 +110,7 @@ void af_store_lineage_open(struct af_client *node, uint64_t limit_bytes);
 uint64_t af_store_lineage_bytes(const struct af_client *node);
 uint32_t af_lineage_list(struct af_client *node, struct af_lineage_fact *facts, uint32_t most);
 int af_lineage_empty(struct af_client *node, af_off lineage, uint32_t generation);
+void af_lineage_prune(struct af_client *node);
 int af_lineage_of(struct af_client *node, af_off spilled, af_off *lineage, uint32_t *hold, uint32_t *index);
 int af_lineage_look(const struct af_client *node, af_off lineage);
 void af_store_lineage_counts(const struct af_client *node, af_off lineage, uint32_t *inputs, uint32_t *returns);

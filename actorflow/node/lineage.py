@@ -103,8 +103,7 @@ class Rebuilder:
             return
         names = {one.name[0]: one for one in self._store.kept()}
         kept = [decisions.Kept(call, one.age, one.size_bytes) for call, one in names.items()]
-        for call in self._lineage.to_empty(kept):
-            self._store.empty(names[call].name)
+        self._store.empty([names[call].name for call in self._lineage.to_empty(kept)])
 
     # -- values
 
@@ -120,7 +119,7 @@ class Rebuilder:
         if call is None:
             self._refuse(decisions.Refuse(spilled, _WHY_OF_ORIGIN[origin]))
             return told
-        warn(f"{what}: the call that made it runs again")
+        warn(f"an object is lost, and the call that made it runs again: {what}")
         self._store.rebuilding(spilled, True)
         self._adopt(call)
         self._do(self._lineage.lost(spilled, call.block))

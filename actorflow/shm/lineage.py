@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from actorflow.shm._store import ffi, lib
@@ -12,7 +12,7 @@ Name = tuple[int, int]
 
 _OK = 0
 _STALE = -4
-_MOST = 1 << 16  # lineages looked at in one walk
+_MEANWHILE = 1024  # lineages that may be made between two walks
 
 
 class Origin(enum.IntEnum):
@@ -90,17 +90,20 @@ class LineageStore:
         return int(lib.af_store_lineage_bytes(self._client))
 
     def kept(self) -> list[Kept]:
-        """All that is kept, 65,536 of it at most. Walks the whole message memory."""
-        facts = ffi.new("struct af_lineage_fact[]", _MOST)
-        count = min(_MOST, lib.af_lineage_list(self._client, facts, _MOST))
+        """All that is kept. Walks the whole message memory."""
+        most = lib.af_lineage_list(self._client, ffi.NULL, 0) + _MEANWHILE
+        facts = ffi.new("struct af_lineage_fact[]", most)
+        count = min(most, lib.af_lineage_list(self._client, facts, most))
         return [
             Kept((int(fact.lineage), int(fact.generation)), int(fact.sequence), int(fact.charged))
             for fact in facts[0:count]
         ]
 
-    def empty(self, name: Name) -> None:
-        """Keeps nothing of that call any more."""
-        lib.af_lineage_empty(self._client, *name)
+    def empty(self, names: Iterable[Name]) -> None:
+        """Keeps nothing of those calls any more."""
+        for name in names:
+            lib.af_lineage_empty(self._client, *name)
+        lib.af_lineage_prune(self._client)
 
     # -- looking
 

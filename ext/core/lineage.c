@@ -200,17 +200,42 @@ static void lineage_empty(struct af_client *node, struct af_lineage *of) {
   const struct af_lineage_input *input = (const struct af_lineage_input *)(of + 1);
   uint32_t inputs = of->inputs;
   af_off mailbox = of->mailbox;
-  uint64_t rest = of->charged - of->block.capacity;
   of->emptied = 1;
   of->inputs = 0;
   of->mailbox = 0;
-  of->charged = of->block.capacity;
-  atomic_fetch_sub_explicit(&node->header->lineage_bytes, rest, memory_order_relaxed);
+  af_lineage_uncharge(node, AF_OFF(node, of));
+  of->charged = 0;
   if (mailbox != 0)
     af_block_drop(node, mailbox);
   for (uint32_t i = 0; i < inputs; i++)
     if (input[i].held != 0)
       af_block_drop(node, input[i].held);
+}
+
+/* An emptied one that is of no use to this one. */
+static void input_prune(struct af_client *node, struct af_lineage_input *input) {
+  af_off held = input->held;
+  if (held == 0 || block_at(node, held)->kind != AF_KIND_LINEAGE || !lineage_at(node, held)->emptied)
+    return;
+  input->held = 0;
+  af_block_drop(node, held);
+}
+
+static void lineage_prune(void *context, struct af_client *node, af_off block) {
+  struct af_lineage *of = lineage_at(node, block);
+  (void)context;
+  if (__atomic_load_n(&of->block.kind, __ATOMIC_ACQUIRE) != AF_KIND_LINEAGE ||
+      af_block_revive(node, block, af_block_generation(node, block), AF_KIND_LINEAGE) != AF_OK)
+    return;
+  for (uint32_t i = 0; i < of->inputs; i++)
+    input_prune(node, (struct af_lineage_input *)(of + 1) + i);
+  af_block_drop(node, block);
+}
+
+void af_lineage_prune(struct af_client *node) {
+  uint32_t outer = af_op_begin(node, AF_OP_LINEAGE);
+  af_heap_each(node, lineage_prune, NULL);
+  af_op_end(node, outer);
 }
 
 int af_lineage_empty(struct af_client *node, af_off lineage, uint32_t generation) {

@@ -11,7 +11,7 @@
  * No lineage: a call whose arguments are themselves in the object store by value.
  * So a lineage lives as long as a result of its call, or a result made from that; it keeps no object and no actor alive.
  * Budget: header.lineage_bytes is what all of them keep; beyond header.lineage_limit whoever adds rings the node, which
- * empties the oldest: the block stays with its cells, keeps nothing and says so.
+ * empties the oldest: the block stays with its cells, keeps nothing, costs nothing of the budget, and says so.
  * Running again: the node makes a new call of the kept one, to the same mailbox, with one retry fewer; once that is done,
  * its value takes the lost one's place (af_lineage_deliver), or its error becomes the lost one's (af_spilled.error).
  * Who writes: the completer of the call before DONE of the call; from then on the node alone (retries, attempt, inputs).
@@ -32,7 +32,7 @@ struct af_lineage {    /* then `inputs` of the above, one for each reference but
   uint64_t sequence;   /* age: header.lineage_made when it was made */
   uint32_t inputs;     /* 0 once it was emptied */
   uint32_t emptied;
-  uint64_t charged;    /* bytes that it keeps, itself included */
+  uint64_t charged;    /* bytes that it keeps, itself included; 0 once it was emptied */
   af_off mailbox;      /* counted; 0 once it was emptied */
   uint64_t number;
   uint32_t caller, caller_epoch, arguments, returns, bytes, attempt, limit_ms;
@@ -54,6 +54,8 @@ struct af_lineage_fact { af_off lineage; uint32_t generation; uint64_t sequence,
 uint32_t af_lineage_list(struct af_client *node, struct af_lineage_fact *facts, uint32_t most);
 /* Empties it: it keeps nothing any more. AF_STALE: it is gone. */
 int af_lineage_empty(struct af_client *node, af_off lineage, uint32_t generation);
+/* After that: those that were made from the results of emptied ones hold them no longer, so that a chain ends. */
+void af_lineage_prune(struct af_client *node);
 
 /* What is to be made again, of a SPILLED block that the node holds. */
 enum af_lineage_origin { AF_ORIGIN_CALL = 0, AF_ORIGIN_PUT, AF_ORIGIN_ITEM, AF_ORIGIN_NO_RETRIES, AF_ORIGIN_USED_UP,

@@ -48,6 +48,18 @@ static inline void settle_number(struct af_client *client, af_off cell, uint64_t
   CHECK_OK(af_cell_complete(client, cell, block, 0, bytes, 1));
 }
 
+/* The same in the object store: of a call that may be run again it is kept what it was made from. */
+#define STORED_BYTES 5000u
+static inline void settle_stored(struct af_client *client, af_off cell, uint64_t number) {
+  af_off block;
+  CHECK_OK(af_extent_allocate(client, sizeof(struct af_object) + STORED_BYTES, &block));
+  struct af_object *object = AF_AT(client, struct af_object, block);
+  object->bytes = STORED_BYTES;
+  memcpy(object + 1, &number, sizeof number);
+  int status = af_cell_complete(client, cell, block, 0, 0, 1);
+  CHECK(status == AF_OK || status == AF_FENCED, "completing gave %d", status);
+}
+
 static inline bool is_retriable(uint64_t number) { return number / 2 % 3 == 0; }
 
 /* The first time some are put back. False: it is to be executed. */
@@ -69,7 +81,10 @@ static inline void execute(struct world *world, struct af_client *client, af_off
     for (uint32_t i = cell_of(client, cell)->references - returns; i < cell_of(client, cell)->references; i++)
       if (references[i] != 0)
       settle_number(client, references[i], number + 2, 8);
-    settle_number(client, cell, number + 1, bytes);
+    if (bytes == STORED_BYTES)
+      settle_stored(client, cell, number + 1);
+    else
+      settle_number(client, cell, number + 1, bytes);
   }
   af_hold_drop(client, hold);
   af_op_end(client, outer);
@@ -277,6 +292,7 @@ static inline void world_make(struct world *world, struct common *common) {
   memset(common, 0, sizeof *common);
   world->common = common;
   segment_make(&world->node, 64 * MIB, 16 * MIB, 4 * MIB);
+  world->node.header->lineage_limit = 32 * MIB;
   CHECK_OK(af_mailbox_create(&world->node, AF_MAILBOX_ORDERED, 0, 1000, &world->actor));
   CHECK_OK(af_hold_record(&world->node, world->actor, &world->actor_hold));
   CHECK_OK(af_mailbox_create(&world->node, AF_MAILBOX_SHARED, 0, 1000, &world->queue));

@@ -95,7 +95,8 @@ static bool read_one(struct victim *victim, af_off mailbox) {
   }
   if (dice(victim, 2))
     af_mailbox_return(&victim->client);
-  execute(victim->world, &victim->client, cell, hold, dice(victim, 3) == 0 ? 3000 : 8);
+  static const uint32_t bytes[] = {8, 8, 3000, STORED_BYTES};
+  execute(victim->world, &victim->client, cell, hold, bytes[dice(victim, 4)]);
   af_mailbox_task_done(&victim->client);
   return true;
 }
