@@ -23,6 +23,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Literal, TypeVar
 
 POOL_MARK = "@group "  # behind it the name of a resource says of which placement group it is
+TENSOR_TRANSPORTS = ("auto", "gloo", "nccl", "shm")
 PLACEMENT_STRATEGIES = ("PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD")
 ANY_BUNDLE = -1  # of a placement group
 ONE = 10_000  # ten-thousandths in one: amounts of resources are counted in these
@@ -195,6 +196,16 @@ def _exceptions(value: Any) -> Any:
         if not isinstance(kind, type) or not issubclass(kind, BaseException):
             raise _wrong_type(allowed, kind)
     return tuple(value)
+
+
+def _transport(value: Any) -> str:
+    """How the tensors of a result travel."""
+    allowed = " or ".join(map(repr, TENSOR_TRANSPORTS))
+    if not isinstance(value, str):
+        raise _wrong_type(allowed, value)
+    if value.lower() not in TENSOR_TRANSPORTS:
+        raise ValueError(f"must be {allowed}, not {value!r}")
+    return value.lower()
 
 
 def _strategy(value: Any) -> Any:
@@ -435,6 +446,17 @@ class MethodOptions(Options):
     retry_exceptions: bool | tuple[type[BaseException], ...] = _row(
         False, _exceptions, "retry on exceptions too: on all, or on those of these types"
     )
+    tensor_transport: str | None = _row(
+        None,
+        _transport,
+        "the result's tensors stay with the actor, and travel thus: 'auto', 'gloo', 'nccl', 'shm'",
+    )
+
+    def _check_together(self) -> None:
+        if self.tensor_transport is not None and self.num_returns not in (None, 1):
+            raise ValueError(
+                f"method option tensor_transport is for one result, not num_returns={self.num_returns!r}"
+            )
 
 
 @dataclasses.dataclass(frozen=True, init=False)

@@ -46,6 +46,10 @@ def method(**options: Any) -> Callable[[Any], Any]:
     checked = MethodOptions(**options)
 
     def decorate(function: Any) -> Any:
+        if checked.tensor_transport is not None and calls.returns_of(function, checked.num_returns) != 1:
+            raise ValueError(
+                "method option tensor_transport is for methods with one result, not for generators"
+            )
         setattr(function, METHOD_OPTIONS, checked)
         return function
 
@@ -206,6 +210,12 @@ def retry_on(cls: type, name: str) -> tuple[type[BaseException], ...]:
     options = getattr(getattr(cls, name, None), METHOD_OPTIONS, None)
     retry = False if options is None else options.retry_exceptions
     return ((Exception,) if retry else ()) if isinstance(retry, bool) else retry
+
+
+def transport_of(cls: type, name: str) -> str | None:
+    """How tensors in the results of a method travel, as its decorator says; None: with the results."""
+    options = getattr(getattr(cls, name, None), METHOD_OPTIONS, None)
+    return None if options is None else options.tensor_transport
 
 
 def _num_returns(function: Any) -> int:

@@ -210,6 +210,10 @@ class ActorMethod:
         TypeError; ValueError, also for a concurrency group that the actor does not have.
         """
         checked = MethodOptions(**options)
+        if checked.tensor_transport is not None:
+            raise NotImplementedError(
+                "tensor_transport is for @af.method: a method keeps tensors, not a call"
+            )
         returns = self._returns
         if "num_returns" in options or "generator_backpressure_num_objects" in options:
             num_returns = checked.num_returns

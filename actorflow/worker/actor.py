@@ -14,7 +14,8 @@ import uvloop
 
 from actorflow import _hot, errors
 from actorflow.client import assignment, blocking, handles, runtime
-from actorflow.client.actor_class import ActorClass, ActorPlan, retry_on
+from actorflow.client.actor_class import ActorClass, ActorPlan, retry_on, transport_of
+from actorflow.collective import kept
 from actorflow.errors import Death, DeathKind
 from actorflow.wire import failures
 from actorflow.worker import printing, settling, timeline
@@ -92,6 +93,7 @@ class Host:
             for call in request.calls:
                 call.fail(data)
         else:
+            kept.wait_until_free()
             self._end(DeathKind.NO_HANDLES)
 
     # -- birth
@@ -115,7 +117,12 @@ class Host:
             self._bodies = [Body(self._answer, "__ready__")]
             self._methods = plan.description.methods
             self._bodies += [
-                Body(getattr(instance, name), f"{self._class_name}.{name}", group, retry_on(cls, name))
+                Body(
+                    self._method(instance, cls, name),
+                    f"{self._class_name}.{name}",
+                    group,
+                    retry_on(cls, name),
+                )
                 for name, group in zip(plan.description.methods, plan.method_groups, strict=True)
             ]
             self._bodies.append(Body(_caller(instance, plan.is_async), handles.CALL_NAME))
@@ -131,6 +138,12 @@ class Host:
         self._keep_or_complete(call)
         self._session.tell("actor_initialised")
         return plan
+
+    def _method(self, instance: Any, cls: type, name: str) -> Callable[..., Any]:
+        """What calls of a method run."""
+        function: Callable[..., Any] = getattr(instance, name)
+        transport = transport_of(cls, name)
+        return function if transport is None else kept.keeping(function, transport, self._title)
 
     def _keep_or_complete(self, call: _hot.Call) -> None:
         """The constructor's call of an actor that may be restarted stays unread, for its next process."""

@@ -67,6 +67,7 @@ ACCEPTED: dict[str, list[tuple[Any, Any]]] = {
     "get_if_exists": [(False, False)],
     "concurrency_groups": [({"io": 2, "cpu": 1}, (("cpu", 1), ("io", 2)))],
     "concurrency_group": [("io", "io")],
+    "tensor_transport": [("auto", "auto"), ("NCCL", "nccl"), ("gloo", "gloo"), ("shm", "shm")],
     "address": [
         ("auto", "auto"),
         ("head.example:6379", "head.example:6379"),
@@ -109,6 +110,7 @@ REFUSED: dict[str, tuple[list[Any], list[Any]]] = {
     "get_if_exists": SWITCHES,
     "concurrency_groups": ([["io"], {"io": "2"}, {1: 1}], [{"io": 0}]),
     "concurrency_group": TEXTS,
+    "tensor_transport": ([1, True], ["", "mpi"]),
     "address": ([1], ["", "host", "host:", "host:0", "host:70000", "host:port", "http://host:1"]),
     "labels": ([[], {"zone": None}], [{"zone": ""}]),
     "object_store_memory": (["1 GB", True], [0, 1000]),
