@@ -30,6 +30,16 @@ class Server:
         return len(payload)
 
 
+class Stage:
+    """A member of a compiled graph: hands on what it gets, without touching it."""
+
+    def forward(self, value: object) -> object:
+        return value
+
+    def gather(self, *values: object) -> int:
+        return len(values)
+
+
 class AsyncServer:
     """The same with a coroutine method."""
 

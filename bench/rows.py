@@ -5,6 +5,7 @@ from typing import Literal
 
 Statistic = Literal["p50", "p99", "rate"]
 RIVALS = ("ray", "dask", "xoscar")
+_GRAPH_SYSTEMS = ("actorflow", "ray")
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,10 @@ def _rate(key: str, what: str, factor: float, limit: str | None = None, workload
 def _copy(key: str, what: str, limit: str) -> Row:
     targets = (AtLeast(0.9, "limit"), AtLeast(0.9, "limit", "p99"))
     return Row(key, what, key, "rate", targets, limit)
+
+
+def _graph(key: str, what: str, factor: float, limit: str | None = None) -> Row:
+    return Row(key, what, key, "p50", (AtLeast(factor, "ray"),), limit, _GRAPH_SYSTEMS)
 
 
 def _limit(workload: str, what: str) -> Row:
@@ -243,6 +248,37 @@ _TO_HOLD = (
         unit="B",
     ),
 )
+_GRAPHS = (
+    Row(
+        "graph_echo",
+        "compiled graph, one actor, sync",
+        "graph_echo",
+        "p50",
+        (AtMost(10e-6), AtMost(60e-6, "p99")),
+        "channel_c",
+        systems=_GRAPH_SYSTEMS,
+    ),
+    Row(
+        "graph_await",
+        "the same, awaited on uvloop",
+        "graph_await",
+        "p50",
+        (AtMost(15e-6),),
+        systems=("actorflow",),
+    ),
+    _graph("graph_chain", "compiled graph, chain of 3 actors", 10, "channel_c_chain"),
+    _graph("graph_chain_1mb", "the same, 1 MB array", 5),
+    _graph("graph_pipeline", "compiled graph, 10 in flight through 2 stages", 10),
+    _graph("graph_fan_out", "compiled graph, 1 to 4 and gather", 5),
+    Row(
+        "graph_compile",
+        "compile and first result, 3 actors",
+        "graph_compile",
+        "p50",
+        (AtMost(0.020),),
+        systems=_GRAPH_SYSTEMS,
+    ),
+)
 _LIMITS = (
     _limit("queue_c", "limit: queue round trip, two processes, C"),
     _limit("channel_c", "limit: round trip through channels of one slot, two processes, C"),
@@ -257,5 +293,6 @@ _LIMITS = (
 )
 
 ROWS: dict[str, Row] = {
-    row.key: row for row in (*_CALLS, *_OBJECTS, *_CHANNELS, *_PROCESSES, *_BESIDE, *_TO_HOLD, *_LIMITS)
+    row.key: row
+    for row in (*_CALLS, *_OBJECTS, *_CHANNELS, *_GRAPHS, *_PROCESSES, *_BESIDE, *_TO_HOLD, *_LIMITS)
 }

@@ -73,6 +73,11 @@ def _copy(name: str, megabytes: int, budget_s: float) -> Workload:
     return Workload(name, "copy", {"size_bytes": size}, bytes_per_call=size, budget_s=budget_s)
 
 
+def _graph(name: str, operation: str, arguments: Mapping[str, int], operations_per_call: int = 1) -> Workload:
+    """One that may hang in some system: it costs that system's runtime no more than this."""
+    return Workload(name, operation, arguments, operations_per_call=operations_per_call, time_limit_s=30.0)
+
+
 _ALL = [
     Workload("actor_call", "actor_call"),
     Workload("actor_call_await", "actor_call_await"),
@@ -152,6 +157,13 @@ _ALL = [
         max_repeats=1,
         time_limit_s=600,
     ),
+    _graph("graph_echo", "graph_chain", {"stages": 1, "size_bytes": 0}),
+    _graph("graph_chain", "graph_chain", {"stages": 3, "size_bytes": 0}),
+    _graph("graph_chain_1mb", "graph_chain", {"stages": 3, "size_bytes": MEGABYTE}),
+    _graph("graph_pipeline", "graph_pipeline", {"stages": 2, "in_flight": 10}, operations_per_call=10),
+    _graph("graph_await", "graph_await", {}),
+    _graph("graph_compile", "graph_compile", {"stages": 3}),
+    _graph("graph_fan_out", "graph_fan_out", {"branches": 4}),
     # The machine's own limits.
     Workload("queue_c", "queue_c", {"round_trips": BURST}, measure="returned"),
     Workload("channel_c", "channel_c", {"processes": 2, "round_trips": BURST}, measure="returned"),

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from bench import bodies
-from bench.systems.base import Operation, System
+from bench.systems.base import Operation
+from bench.systems.graph_api import GraphOperations
 from bench.workloads import BACKLOG_TASK_S, BEGUN_S, DOOMED_CALL_S, FLOOD_CALL_S, FLOOD_PAYLOAD_BYTES
 
 
@@ -57,7 +58,7 @@ def make_refs(api_name: str, count: int) -> list[Any]:
     return [api.put(1) for _ in range(count)]
 
 
-class CoreApiSystem(System):
+class CoreApiSystem(GraphOperations):
     """A system whose module has remote, get, put, wait and kill."""
 
     def __init__(self, name: str, cpus: int, loop: asyncio.AbstractEventLoop, api_name: str) -> None:
@@ -78,10 +79,6 @@ class CoreApiSystem(System):
 
     def _callers(self, count: int, servers: list[list[Any]]) -> list[Any]:
         return [self._caller_class.remote(self.api_name, servers[number]) for number in range(count)]
-
-    def _kill(self, actors: list[Any]) -> None:
-        for actor in actors:
-            self.api.kill(actor)
 
     def actor_call(self) -> Operation:
         (server,) = self._servers(1)
