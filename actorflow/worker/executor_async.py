@@ -10,6 +10,7 @@ Guarantees: at most `limit` calls run; each is settled; `serve_*` returns only w
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import types
 from collections.abc import Callable, Coroutine, Generator, Sequence
 from time import monotonic
@@ -41,7 +42,9 @@ class AsyncExecutor:
         self._limit = sum(limits)
         self._groups: Groups[tuple[_hot.Call, Body]] | None = Groups(limits) if len(limits) > 1 else None
         self._loop = asyncio.get_running_loop()
+        self._context = contextvars.copy_context()  # of no call: what calls set is theirs alone
         self._tasks: set[asyncio.Task[None]] = set()
+        self._many_titles = False  # what an actor prints bears its own
         self._taking = True
         self._is_full = False
         self._changed = asyncio.Event()  # nothing is taken any more, or a task has ended
@@ -74,6 +77,7 @@ class AsyncExecutor:
 
     async def serve_queue(self, call: _hot.Call, body: Body) -> None:
         """Runs an async task, others that come while one runs, and those that come soon after."""
+        self._many_titles = True
         with interrupts.listening(self._hear):
             await self._serve_queue(call, body)
 
@@ -178,31 +182,38 @@ class AsyncExecutor:
     def _start(self, call: _hot.Call, body: Body) -> None:
         task = self._loop.create_task(self._run(call, body))
         self._tasks.add(task)
-        task.add_done_callback(self._ended)
         if self._groups is not None:
             task.add_done_callback(lambda _: self._launch_next(body.group))
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
+    def _ending(self, task: asyncio.Task[None]) -> None:
+        """The last that a task does: a callback of the loop for each would be a tenth of a call's time."""
         self._tasks.discard(task)
         self._running.pop(task, None)
         if self._is_full:
             self._is_full = False
-            self._loop.call_soon(self._take)
+            self._loop.call_soon(self._take, context=self._context)
         if not self._tasks:
             self._changed.set()
 
     async def _run(self, call: _hot.Call, body: Body) -> None:
-        printing.enter(body.title)
+        task = asyncio.current_task()
+        assert task is not None
+        if self._many_titles:
+            printing.enter(body.title)
         retry_on = None
         try:
-            interrupts.refuse_cancelled(call)
+            if call.wish:
+                interrupts.refuse_cancelled(call)
             args, kwargs = call.arguments()
             retry_on = body.retry_on
-            self._begin_limit(call)
-            _hot.enter(call)
-            value = body.function(*args, **kwargs)
+            self._running[task] = call  # from here on it can be interrupted
+            if limit_s := call.limit_s:
+                self._begin_limit(call, task, limit_s)
             if body.is_coroutine:
-                value = await entering(call, value)
+                value = await entering(call, body.function(*args, **kwargs))
+            else:
+                _hot.enter(call)
+                value = body.function(*args, **kwargs)
             if call.returns != 1:
                 value = await entering(call, generators.collect_async(call, value, body.name))
         except settling.ExitActor:
@@ -216,6 +227,8 @@ class AsyncExecutor:
             settling.fail(call, error, body.name, retry_on)
         else:
             settling.settle(call, value, body.name)
+        finally:
+            self._ending(task)
 
     def _run_sync(self, call: _hot.Call, body: Body) -> None:
         """A plain method of an async actor: runs at once, and the loop waits for it."""
@@ -234,14 +247,10 @@ class AsyncExecutor:
 
     # -- cancelling
 
-    def _begin_limit(self, call: _hot.Call) -> None:
-        """From here on the call can be interrupted, and is so once it has run for too long."""
-        task = asyncio.current_task()
-        assert task is not None
-        self._running[task] = call
-        if limit_s := call.limit_s:
-            timer = self._loop.call_later(limit_s, self._interrupt, task, call, _hot.TOLD_LIMIT)
-            task.add_done_callback(lambda _: timer.cancel())
+    def _begin_limit(self, call: _hot.Call, task: asyncio.Task[None], limit_s: float) -> None:
+        """Interrupts the call once it has run for too long."""
+        timer = self._loop.call_later(limit_s, self._interrupt, task, call, _hot.TOLD_LIMIT)
+        task.add_done_callback(lambda _: timer.cancel())
 
     def _hear(self) -> None:
         """In the handler of a signal, wherever the loop's thread is: some call may have been cancelled."""
