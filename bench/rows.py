@@ -271,6 +271,15 @@ _GRAPHS = (
     _graph("graph_pipeline", "compiled graph, 10 in flight through 2 stages", 10),
     _graph("graph_fan_out", "compiled graph, 1 to 4 and gather", 5),
     Row(
+        "graph_gloo",
+        "compiled graph, 4 MB of float32 over an edge of gloo",
+        "graph_gloo",
+        "p50",
+        (AtLeast(0.9, "limit"),),
+        "gloo",
+        ("actorflow",),
+    ),
+    Row(
         "graph_compile",
         "compile and first result, 3 actors",
         "graph_compile",
@@ -287,6 +296,7 @@ _LIMITS = (
     _limit("queue_pickle_burst", "limit: the same, 1,000 in flight"),
     _limit("copy_100mb", "limit: memcpy of 100 MB into touched shared pages"),
     _limit("copy_800mb", "limit: memcpy of 800 MB into touched shared pages"),
+    _limit("gloo", "limit: 4 MB of float32 by torch.distributed with gloo, and an answer"),
     _limit("fork_warm", "limit: fork of a warm Python, to its first byte"),
     _limit("fork_20", "limit: 20 of these"),
     _limit("interpreter_start", "limit: interpreter start with numpy"),

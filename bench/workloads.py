@@ -164,6 +164,7 @@ _ALL = [
     _graph("graph_await", "graph_await", {}),
     _graph("graph_compile", "graph_compile", {"stages": 3}),
     _graph("graph_fan_out", "graph_fan_out", {"branches": 4}),
+    _graph("graph_gloo", "graph_gloo", {"size_bytes": 4 * MEGABYTE}),
     # The machine's own limits.
     Workload("queue_c", "queue_c", {"round_trips": BURST}, measure="returned"),
     Workload("channel_c", "channel_c", {"processes": 2, "round_trips": BURST}, measure="returned"),
@@ -172,6 +173,7 @@ _ALL = [
     Workload("queue_pickle_burst", "queue_pickle_burst", {"calls": BURST}, operations_per_call=BURST),
     _copy("copy_100mb", 100, 1.0),
     _copy("copy_800mb", 800, 1.0),
+    Workload("gloo", "gloo", {"size_bytes": 4 * MEGABYTE}),
     Workload("fork_warm", "fork_warm", {"count": 1}),
     Workload("fork_20", "fork_warm", {"count": 20}),
     Workload("interpreter_start", "interpreter_start", warm_up_s=0.1, budget_s=0.5),

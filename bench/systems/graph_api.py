@@ -4,7 +4,7 @@ import importlib
 from typing import Any
 
 from bench import bodies
-from bench.systems.base import Operation, System
+from bench.systems.base import Operation, System, Unsupported
 
 GET_TIMEOUT_S = 30.0
 
@@ -88,4 +88,20 @@ class GraphOperations(System):
         return Operation(
             lambda: get(graph.execute(bodies.SMALL), timeout=GET_TIMEOUT_S),
             close=lambda: self._end(graph, members),
+        )
+
+    def graph_gloo(self, size_bytes: int) -> Operation:
+        """A tensor of float32 from one actor to another."""
+        try:
+            tensor_bodies = importlib.import_module("bench.tensor_bodies")
+        except ImportError:
+            raise Unsupported from None
+        stage = self.api.remote(num_cpus=0)(tensor_bodies.TensorStage)
+        members = [stage.remote(size_bytes // 4) for _ in range(2)]
+        with self._input() as value:
+            tensor = members[0].give.bind(value).with_tensor_transport("gloo")
+            taken = members[1].take.bind(tensor)
+        graph, get = taken.experimental_compile(), self.api.get
+        return Operation(
+            lambda: get(graph.execute(0), timeout=GET_TIMEOUT_S), close=lambda: self._end(graph, members)
         )

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 from bench import bodies, limits
+from bench.gloo import GlooPair
 from bench.systems.base import Operation, System
 
 
@@ -55,6 +56,10 @@ class LimitSystem(System):
             lambda: self._lib.limits_copy(pages, source, size_bytes),
             close=lambda: self._lib.limits_pages_destroy(pages, size_bytes),
         )
+
+    def gloo(self, size_bytes: int) -> Operation:
+        pair = GlooPair(size_bytes)
+        return Operation(pair.send, close=pair.close)
 
     def fork_warm(self, count: int) -> Operation:
         gc.collect()
