@@ -44,6 +44,9 @@ class StaleError(Exception):
 class FencedError(Exception):
     """This process was declared dead and its call was given away."""
 
+class CircularWaitError(Exception):
+    """The wait would never end: what it is for waits for it, over some processes (args: a reference to that)."""
+
 class StoreFullError(Exception):
     """No room in the object store (args: bytes wanted, bytes used, bytes in all); never fits: args[3] is True."""
 
@@ -287,8 +290,7 @@ def enter(call: Call | None) -> None:
     """The call that user code of this thread runs now (its depth is that of calls made from here)."""
 
 def current_call() -> tuple[tuple[int, int], tuple[int, int], int, int, int] | None:
-    """What this thread has entered last: names of the call and its function, its method, attempts before this one, and
-    Call.wish."""
+    """What this thread has entered last: (call's name, its function's, method, attempts before this one, wish)."""
 
 def run(call: Call, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Runs a call's code in the main thread: entered, and such that interrupts hit nothing but it. What it returns or
@@ -306,9 +308,7 @@ def in_wait() -> bool:
 def join(mailbox: Hold) -> None: ...
 def leave(mailbox: Hold) -> None: ...
 def must_leave() -> bool: ...
-def leave_soon() -> None:
-    """This worker leaves its task queue after what it runs now: must_leave is True until `leave`."""
-
+def leave_soon() -> None: ...  # after what runs now: must_leave is True until `leave`
 def task_done() -> None: ...
 
 # -- channels ---------------------------------------------------------------------------------------------------------

@@ -470,7 +470,10 @@ class ProtocolError(ActorflowError):
 class DeadlockError(ActorflowError):
     """The answer can only come from the loop or the process that waits for it."""
 
-    _template = "waiting for {e.waiting_for} here would never end: {e.reason}; use await instead"
+    _template = (
+        "waiting for {e.waiting_for} here would never end: {e.reason}; use an async method and await it, or pass the "
+        "ref on instead of waiting"
+    )
     waiting_for: str
     reason: str
 

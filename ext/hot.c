@@ -331,6 +331,7 @@ static int add_exceptions(PyObject *module) {
                  (hot.node_gone = add_exception(module, "NodeGoneError", "actorflow._hot.NodeGoneError")) &&
                  (hot.stale = add_exception(module, "StaleError", "actorflow._hot.StaleError")) &&
                  (hot.fenced = add_exception(module, "FencedError", "actorflow._hot.FencedError")) &&
+                 (hot.circular = add_exception(module, "CircularWaitError", "actorflow._hot.CircularWaitError")) &&
                  (hot.store_full = add_exception(module, "StoreFullError", "actorflow._hot.StoreFullError")) &&
                  (hot.channel_closed = PyErr_NewException("actorflow._hot.ChannelClosed", hot.closed, NULL)) &&
                  PyModule_AddObjectRef(module, "ChannelClosed", hot.channel_closed) == 0

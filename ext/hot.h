@@ -16,6 +16,7 @@
 #include "core/copy.h"
 #include "core/channel.h"
 #include "core/crowd.h"
+#include "core/deadlock.h"
 #include "core/extent.h"
 #include "core/heap.h"
 #include "core/mailbox.h"
@@ -78,7 +79,7 @@ struct hot {
   PyTypeObject *made_type;   /* what calls return: reference_type or the subclass given to configure */
   PyObject *dumps, *decode_error, *unloadable, *storage_error; /* configured */
   PyObject *pickle_dumps, *pickle_loads, *protocol, *load_hold, *load_argument, *buffers_name, *empty;
-  PyObject *closed, *full, *node_gone, *stale, *fenced, *store_full, *channel_closed;
+  PyObject *closed, *full, *node_gone, *stale, *fenced, *store_full, *channel_closed, *circular;
 };
 extern struct hot hot; /* module state: one interpreter a process */
 
@@ -176,6 +177,7 @@ af_off hot_target_lane(PyObject *target, struct session **session);
 void hot_close_lanes(struct session *session);
 /* What calls made by this thread from now on are nested in: a call (by name; 0: none), `depth` deep. */
 void hot_nest(uint16_t depth, af_off parent, uint32_t generation);
+af_off hot_nested_in(void); /* that call; 0: none */
 
 /* hot_channel.c */
 int hot_add_channels(PyObject *module);
@@ -234,6 +236,8 @@ int hot_add_cancel(PyObject *module);
 PyObject *hot_children(struct session *session, af_off parent, uint32_t generation);
 /* PyErr_CheckSignals in the midst of a wait: what is to be interrupted may be so here. */
 int hot_check_signals(void);
+/* Whether this thread is in a call beside which its process runs no other: while it sleeps, the process does nothing. */
+bool hot_runs_alone(void);
 /* hot_stream.c, hot_zygote.c, hot_wait.c, hot_board.c */
 int hot_add_stream(PyObject *module);
 int hot_add_zygote(PyObject *module);

@@ -34,6 +34,8 @@ int hot_check_signals(void) {
   return status;
 }
 
+bool hot_runs_alone(void) { return now.call && now.call->cell == hot_nested_in(); }
+
 /* -- limits -- */
 
 static int timer_make(void) {
@@ -252,7 +254,7 @@ static PyObject *cancel_subject(PyObject *module, PyObject *object) {
   struct af_client *client = &hold->session->client;
   const struct af_cell *cell = AF_AT(client, struct af_cell, hold->block);
   if (cell->caller_epoch == 0) return Py_BuildValue("(sOKi)", "", Py_None, 0ull, 0);
-  const char *kind = cell->flags & HOT_CELL_FUNCTION ? "task" : "actor";
+  const char *kind = cell->flags & HOT_CELL_FUNCTION && !cell->method ? "task" : "actor"; /* see Call.function */
   return Py_BuildValue("(sNKi)", kind, function_of(hold->session, hold->block), (unsigned long long)cell->mailbox, (int)cell->method);
 }
 

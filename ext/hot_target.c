@@ -30,6 +30,8 @@ void hot_nest(uint16_t depth, af_off parent, uint32_t generation) {
   parent_generation_now = generation;
 }
 
+af_off hot_nested_in(void) { return parent_now; }
+
 static struct session *target_session(struct target *self) {
   if (self->session && hot_live(self->session)) return self->session;
   PyErr_SetString(PyExc_RuntimeError, "this handle belongs to a runtime that was shut down");

@@ -50,7 +50,16 @@ uint64_t hot_left_within(uint64_t deadline_ns, uint64_t limit_ns) {
 }
 uint64_t hot_left(uint64_t deadline_ns) { return hot_left_within(deadline_ns, SLEEP_NS); }
 
-static int sleep_on_cell(struct session *session, af_off cell, uint64_t deadline_ns) {
+/* After a whole sleep. -1: the wait is in a circle of waits, and the exception that ends it is set. */
+static int check_circle(struct session *session, af_off cell) {
+  if (!af_deadlock_found(&session->client)) return 0;
+  PyObject *reference = hot_hold_take(session, cell);
+  if (reference) PyErr_SetObject(hot.circular, reference);
+  Py_XDECREF(reference);
+  return -1;
+}
+
+static int sleep_on_cell(struct session *session, af_off cell, uint64_t deadline_ns, bool said) {
   struct af_client *client = &session->client;
   int status = AF_OK;
   while (!af_cell_is_done(client, cell)) {
@@ -61,7 +70,9 @@ static int sleep_on_cell(struct session *session, af_off cell, uint64_t deadline
     status = af_cell_sleep(client, cell, left_ns);
     Py_END_ALLOW_THREADS
     if (!session_leave_wait(session)) return -1;
-    if (!af_cell_is_done(client, cell) && hot_after_sleep(session, status) < 0) return -1;
+    if (af_cell_is_done(client, cell)) break;
+    if (hot_after_sleep(session, status) < 0) return -1;
+    if (said && status == AF_TIMEOUT && check_circle(session, cell) < 0) return -1;
   }
   return 0;
 }
@@ -91,8 +102,11 @@ int hot_wait_cell(struct session *session, af_off cell, uint64_t deadline_ns) {
   }
   uint64_t begin_ns = af_now_ns();
   af_mailbox_block(client);
-  int status = sleep_on_cell(session, cell, deadline_ns);
+  bool said = deadline_ns == UINT64_MAX && hot_runs_alone();
+  uint64_t before = said ? af_deadlock_begin(client, cell) : 0;
+  int status = sleep_on_cell(session, cell, deadline_ns, said);
   if (!hot_live(session)) return status;
+  if (said) af_deadlock_end(client, before);
   af_mailbox_unblock(client);
   hot_learn(client, &session->reply_doubt, begin_ns);
   return status;
@@ -222,6 +236,14 @@ static int sleep_without_board(struct waiting *waiting, uint64_t deadline_ns) {
   return 0;
 }
 
+/* All are needed: then this is as good as one wait after another, which also notice a circle. */
+static int wait_for_each(struct waiting *waiting) {
+  for (Py_ssize_t i = 0; i < waiting->size; i++)
+    if (hot_wait_cell(waiting->session, waiting->holds[i]->block, UINT64_MAX) < 0) return -1;
+  (void)look(waiting);
+  return 0;
+}
+
 static int wait_asleep(struct waiting *waiting, uint64_t deadline_ns) {
   struct af_client *client = &waiting->session->client;
   uint8_t board;
@@ -246,6 +268,7 @@ static int wait_for(struct waiting *waiting, uint64_t deadline_ns) {
   while (!look(waiting)) {
     uint64_t now = af_now_ns();
     if (now >= deadline_ns) return 0;
+    if (now >= spin_until && waiting->wanted == waiting->size && deadline_ns == UINT64_MAX) return wait_for_each(waiting);
     if (now >= spin_until) return wait_asleep(waiting, deadline_ns);
     af_pause();
   }

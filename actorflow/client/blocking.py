@@ -18,6 +18,7 @@ from actorflow import _hot, errors
 _running_loop = asyncio._get_running_loop
 _raise_if_deadlock: Callable[[Sequence[_hot.Reference], int], None] | None = None
 _node_error: Callable[[], BaseException] | None = None
+_name_of: Callable[[_hot.Reference], str] | None = None
 _has_warned = False
 
 
@@ -36,6 +37,21 @@ def name_death(error: Callable[[], BaseException]) -> None:
     _node_error = error
 
 
+def name_calls(name_of: Callable[[_hot.Reference], str]) -> None:
+    """Has `name_of(reference)` name the call of a reference in errors."""
+    global _name_of
+    _name_of = name_of
+
+
+def circular(found: _hot.CircularWaitError) -> errors.DeadlockError:
+    """The error for a wait in a circle of waits."""
+    (reference,) = found.args
+    return errors.DeadlockError(
+        waiting_for=_name_of(reference) if _name_of is not None else repr(reference),
+        reason="what has to run it waits, by itself or over others, for the call that waits here",
+    )
+
+
 def node_error() -> BaseException:
     """The error for whoever waited when the node died."""
     return _node_error() if _node_error is not None else _hot.NodeGoneError("the node has died")
@@ -51,6 +67,8 @@ def get_one(reference: _hot.Reference, timeout: float | None = None) -> Any:
         if type(error) is not TimeoutError:  # the call's own
             raise
         raise _timed_out((reference,), timeout) from None
+    except _hot.CircularWaitError as found:
+        raise circular(found) from None
     except _hot.NodeGoneError:
         raise node_error() from None
 
@@ -65,6 +83,8 @@ def get_many(references: list[Any], timeout: float | None = None) -> list[Any]:
         if type(error) is not TimeoutError:
             raise
         raise _timed_out(references, timeout) from None
+    except _hot.CircularWaitError as found:
+        raise circular(found) from None
     except _hot.NodeGoneError:
         raise node_error() from None
 
@@ -102,6 +122,8 @@ def wait_some(references: list[Any], count: int, timeout: float | None) -> tuple
         before_blocking(references, count, timeout)
     try:
         return _hot.wait(references, count, timeout)
+    except _hot.CircularWaitError as found:
+        raise circular(found) from None
     except _hot.NodeGoneError:
         raise node_error() from None
 

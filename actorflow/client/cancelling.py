@@ -7,7 +7,7 @@ import os
 from collections import OrderedDict
 
 from actorflow import _hot
-from actorflow.client import calls, runtime
+from actorflow.client import blocking, calls, runtime
 from actorflow.client.generators import ObjectRefGenerator, call_of
 from actorflow.client.handles import name_of_method
 from actorflow.client.refs import ObjectRef
@@ -55,7 +55,7 @@ def cancel(
         )
     if not kind or call.is_done():
         return
-    name = name_of_method(mailbox, method) if kind == "actor" else _name_of_function(function)
+    name = _name_of(kind, function, mailbox, method)
     wish, who = _hot.CANCEL_CHILDREN if recursive else 0, (session.node_id, os.getpid())
     outcome, *_ = _wished(call, wish, encoded(name, BEFORE, *who))
     if outcome == _hot.CANCEL_STARTED:
@@ -84,6 +84,16 @@ def _wished(call: _hot.Reference, wish: int, error: bytes) -> tuple[int, int, in
         return wished
 
 
+def name_of_call(reference: _hot.Reference) -> str:
+    """What errors call the call of a reference."""
+    call = _hot.call_of(reference)
+    return _name_of(*_hot.subject(call)) if call is not None else "a call that is done"
+
+
+def _name_of(kind: str, function: _hot.Reference | None, mailbox: int, method: int) -> str:
+    return name_of_method(mailbox, method) if kind == "actor" else _name_of_function(function)
+
+
 def _name_of_function(function: _hot.Reference | None) -> str:
     """A task's name in errors: that of its function, if that can be had here."""
     if function is None:
@@ -102,3 +112,4 @@ def _name_of_function(function: _hot.Reference | None) -> str:
 
 
 runtime.at_end(_names.clear)
+blocking.name_calls(name_of_call)

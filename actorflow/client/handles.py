@@ -121,9 +121,10 @@ def door_to(mailbox: _hot.Hold) -> Door:
 
 def name_of_method(mailbox: int, number: int) -> str:
     """What errors call a method, by its number and the offset of its actor's mailbox, as far as it is known here."""
+    method, _ = method_and_group(number)
     for hold, door in list(_doors.items()):
         if hold.name[0] == mailbox and door.description is not None:
-            return f"{door.description.name}.{(READY_NAME, *door.description.methods, CALL_NAME)[number]}"
+            return f"{door.description.name}.{(READY_NAME, *door.description.methods, CALL_NAME)[method]}"
     return "actor method"
 
 

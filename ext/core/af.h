@@ -115,6 +115,7 @@ struct af_client {
   _Atomic uint64_t crowded_until_ns, crowd_seen_ns, long_yield_ns;
   uint64_t random;      /* xorshift state, for where to look first */
   uint64_t calls;       /* calls made by this client; the call number */
+  uint64_t waits;       /* waits that were said to others: deadlock.h */
   /* tests only: end or stop this process at a numbered point (AF_POINTS builds) */
   int32_t point, point_signal, point_countdown;
 };

@@ -37,7 +37,7 @@ struct af_slot {
   _Alignas(AF_LINE) _Atomic uint32_t leave; /* node, or the process itself: 1: leave the task queue after this task; the
                                            * process clears it */
   _Atomic uint32_t marks;         /* own process: odd while serving, token, blocked and the mailbox' sums of them change */
-  _Atomic uint64_t cancel;        /* reserved: call to interrupt */
+  _Atomic uint64_t waits;         /* own process: what it waits for, 0: nothing; see deadlock.h */
   _Atomic uint64_t asleep;        /* own process: mailbox among whose sleepers it is counted, 0: none */
 };
 

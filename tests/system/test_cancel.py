@@ -333,6 +333,20 @@ def test_a_call_that_waits_in_its_group_ends_at_once() -> None:
     wait_for_notes(log, "a", "c")
 
 
+def test_calls_with_options_of_their_own_are_named_like_others() -> None:
+    log, gate = Log.remote(), Gate.remote()
+    grouped = Grouped.remote(log)
+    first = grouped.wait.options(concurrency_group="narrow").remote(gate, "a")
+    wait_for_notes(log, "a")
+    third = grouped.wait.options(retry_exceptions=[KeyError]).remote(gate, "c")
+    with pytest.raises(ValueError, match=r"af\.kill"):
+        af.cancel(third, force=True)
+    af.cancel(third)
+    assert_cancelled(third, "Grouped.wait", "before it ran")
+    af.get(gate.open.remote())
+    assert af.get(first, timeout=DEADLINE_S) == "a"
+
+
 # -- force
 
 
