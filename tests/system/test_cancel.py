@@ -338,7 +338,7 @@ def test_calls_with_options_of_their_own_are_named_like_others() -> None:
     grouped = Grouped.remote(log)
     first = grouped.wait.options(concurrency_group="narrow").remote(gate, "a")
     wait_for_notes(log, "a")
-    third = grouped.wait.options(retry_exceptions=[KeyError]).remote(gate, "c")
+    third = grouped.wait.options(concurrency_group="narrow", retry_exceptions=[KeyError]).remote(gate, "c")
     with pytest.raises(ValueError, match=r"af\.kill"):
         af.cancel(third, force=True)
     af.cancel(third)
