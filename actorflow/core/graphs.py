@@ -44,3 +44,15 @@ class MemberPlan(NamedTuple):
     readers: tuple[End, ...]
     writers: tuple[End, ...]
     registers: int
+
+
+class Timing(NamedTuple):
+    """How long one step took in one execution, in nanoseconds; `start_ns` of CLOCK_MONOTONIC: when it began to wait."""
+
+    execution: int
+    operation: int
+    start_ns: int
+    wait_ns: int
+    read_ns: int
+    compute_ns: int
+    write_ns: int

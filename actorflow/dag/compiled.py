@@ -13,15 +13,17 @@ import itertools
 import os
 import threading
 from collections.abc import Sequence
+from time import monotonic_ns
 from typing import Any
 
 from actorflow import _hot
 from actorflow.client import blocking, calls, cluster, runtime
 from actorflow.client.handles import ActorMethod
-from actorflow.dag import plan
+from actorflow.dag import drawing, plan
 from actorflow.dag.inputs import Signature, input_part
 from actorflow.dag.members import Members
 from actorflow.dag.options import GraphOptions
+from actorflow.dag.profile import Profile
 from actorflow.dag.results import CompiledRef, ResultStream
 from actorflow.dag.schedule import Schedule, schedule
 from actorflow.errors import ChannelError, ChannelTimeoutError, GraphCapacityError
@@ -88,32 +90,46 @@ class CompiledGraph:
 
         Raises TypeError for arguments that the graph's input does not have, or that cannot be pickled;
         GraphCapacityError when max_inflight_executions are unread; ActorDiedError or ChannelError once the graph has
-        ended. What fails here was not begun.
+        ended. What fails here was not begun. Executions whose refs were all dropped are waited for where they fill the
+        graph: ChannelTimeoutError after submit_timeout seconds.
         """
         with self._lock:
             index = self._begin(args, kwargs)
-        refs = [CompiledRef(self, self._streams[stream], index) for stream in self._plan.outputs]
+        refs = self._refs(index)
         return refs if self._graph.is_list else refs[0]
 
     async def execute_async(self, *args: Any, **kwargs: Any) -> Any:
         """As `execute`; the refs are to be awaited, as those of `execute` can be."""
+        while self._begun - self._finished() >= self._options.max_inflight_executions:
+            oldest = self._finished()
+            if not all(stream.is_dropped(oldest) for stream in self._streams):
+                break
+            for stream in self._streams:
+                await stream.until_read(oldest)
         return self.execute(*args, **kwargs)
+
+    def _refs(self, index: int) -> list[CompiledRef]:
+        return [CompiledRef(self, self._streams[stream], index) for stream in self._plan.outputs]
 
     def _begin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
         if self._end is not None:
             raise self._find_end()
         self._signature.check(args, kwargs)
-        limit = self._options.max_inflight_executions
-        if self._begun - self._finished() >= limit:
-            for stream in self._streams:
-                stream.take_dropped()
-            if self._begun - self._finished() >= limit:
-                raise GraphCapacityError(limit=limit)
+        if self._begun - self._finished() >= self._options.max_inflight_executions:
+            self._make_room()
         values = [input_part(access, args, kwargs) for access, _ in self._inputs]
         self._write(values)
         index = self._begun
         self._begun += 1
         return index
+
+    def _make_room(self) -> None:
+        """Waits for the oldest execution where nobody has a ref to it; GraphCapacityError where somebody does."""
+        oldest = self._finished()
+        if not all(stream.is_dropped(oldest) for stream in self._streams):
+            raise GraphCapacityError(limit=self._options.max_inflight_executions)
+        for stream in self._streams:
+            stream.take_dropped(oldest, self._options.submit_timeout)
 
     def _finished(self) -> int:
         """How many executions have had all their results read."""
@@ -152,6 +168,39 @@ class CompiledGraph:
         for stream in self._plan.outputs:
             self._streams[stream].drop(self._begun)
         self._begun += 1
+
+    # -- looking inside
+
+    def visualize(self, filename: str | None = None, format: str = "text") -> str:
+        """The graph as "text" or "svg", with how each value travels; written to a file too, where one is named.
+
+        ValueError for another format; OSError.
+        """
+        if format not in ("text", "svg"):
+            raise ValueError(f"format={format!r} must be 'text' or 'svg'")
+        picture = drawing.as_svg(self._graph) if format == "svg" else drawing.as_text(self._graph, self._plan)
+        if filename is not None:
+            with open(filename, "w", encoding="utf-8") as file:
+                file.write(picture)
+        return picture
+
+    def profile(self, *args: Any, **kwargs: Any) -> Profile:
+        """Runs one execution with this input and says where its time went. Raises what the execution raises.
+
+        Others may be in flight: what they make it wait is measured with it. `str` of a Profile is a table.
+        """
+        self._members.ask("record", self._name, True)
+        try:
+            start_ns = monotonic_ns()
+            with self._lock:
+                index = self._begin(args, kwargs)
+            refs = self._refs(index)
+            result = [ref.get() for ref in refs]
+            total_s = (monotonic_ns() - start_ns) * 1e-9
+            steps = self._members.timings(self._graph, index, start_ns)
+        finally:
+            self._members.ask("record", self._name, False)
+        return Profile(result if self._graph.is_list else result[0], total_s, steps)
 
     # -- the end
 

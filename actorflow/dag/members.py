@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from time import monotonic
+from time import monotonic, sleep
 from typing import Any
 
 from actorflow import _hot
 from actorflow.client import blocking, outside
 from actorflow.client.handles import ActorHandle
-from actorflow.core.graphs import MemberPlan
+from actorflow.core.graphs import MemberPlan, Timing
+from actorflow.dag.plan import Graph
+from actorflow.dag.profile import StepProfile
 from actorflow.errors import ActorDiedError, ActorUnavailableError, ChannelError, Death, DeathKind
 
+LOOK_S = 0.01
 FIND_S = 1.0  # how long the dead one is looked for among those that do not answer at once
 
 
@@ -38,21 +41,43 @@ class Members:
         answers = [handle.__service__(*request) for handle in self._handles.values()]
         return dict(zip(self._handles, blocking.get_briefly(answers), strict=True))
 
+    def timings(self, graph: Graph, execution: int, start_ns: int) -> list[StepProfile]:
+        """How long each step of an execution took, once that has ended and was recorded; `start_ns`: when it began."""
+        deadline = monotonic() + FIND_S
+        while True:
+            found = [
+                _profiled(graph, actor, timing, start_ns)
+                for actor, timings in self.ask("timings", self._graph).items()
+                for timing in timings
+                if timing.execution == execution
+            ]
+            if len(found) == len(graph.operations) or monotonic() > deadline:
+                return found
+
     def death(self) -> BaseException:
-        """The error that says which of them has died, and how."""
-        asked = {handle.__service__("pid"): actor for actor, handle in self._handles.items()}
+        """The error that says which of them has died, and how. One that ends just now may answer once more."""
         deadline = monotonic() + FIND_S
         try:
-            while asked:
-                answered, _ = _hot.wait(list(asked), 1, max(0.0, deadline - monotonic()))
-                if not answered:
-                    break
-                found = self._death_of(asked.pop(answered[0]), answered[0])
+            while monotonic() < deadline:
+                found = self._dead_one(deadline)
                 if found is not None:
                     return found
+                sleep(LOOK_S)
         except _hot.NodeGoneError:
             return blocking.node_error()
         return ChannelError(channel=self._graph, reason="a process of the graph has left it or died")
+
+    def _dead_one(self, deadline: float) -> BaseException | None:
+        """Asks all of them; the death of the first that proves to be dead."""
+        asked = {handle.__service__("pid"): actor for actor, handle in self._handles.items()}
+        while asked:
+            answered, _ = _hot.wait(list(asked), 1, max(0.0, deadline - monotonic()))
+            if not answered:
+                return None
+            found = self._death_of(asked.pop(answered[0]), answered[0])
+            if found is not None:
+                return found
+        return None
 
     def _death_of(self, actor: int, answer: Any) -> BaseException | None:
         """What an answer says of its actor's death; None: it lives."""
@@ -71,3 +96,9 @@ class Members:
             actor_id=outside.hex_name(handle._actor_door.target.mailbox),
             death=death,
         )
+
+
+def _profiled(graph: Graph, actor: int, timing: Timing, start_ns: int) -> StepProfile:
+    begin_ns = timing.start_ns + timing.wait_ns
+    times = (begin_ns - start_ns, timing.wait_ns, timing.read_ns, timing.compute_ns, timing.write_ns)
+    return StepProfile(graph.operations[timing.operation].label, actor, *(time * 1e-9 for time in times))

@@ -45,6 +45,7 @@ class ResultStream:
         self._unwanted: Counter[int] = Counter()  # dropped refs of executions that are still to be read
         self._waiting: dict[asyncio.Future[None], int] = {}  # who awaits -> which execution
         self._is_watched = False
+        self._is_closed = False
 
     def get(self, index: int, timeout: float | None) -> Any:
         """The result of an execution. Raises its error, ChannelTimeoutError, and why the graph has ended."""
@@ -61,8 +62,12 @@ class ResultStream:
             return outcome
         raise outcome
 
+    async def until_read(self, index: int) -> None:
+        """Returns once the result of that execution has been read from the channel."""
+        await _Waiting(self, index)
+
     def wait(self, index: int) -> Generator[Any, None, None]:
-        """Awaits (`yield from`) until `get` of that execution would not wait."""
+        """As `until_read`, for `yield from`: `get` of that execution would not wait then."""
         self._take_what_is_there(index)
         loop = asyncio.get_running_loop()
         while self.position <= index:
@@ -85,15 +90,21 @@ class ResultStream:
         """A ref to the result of that execution is gone. From a finalizer: at any moment, in any thread."""
         self._dropped.append(index)
 
-    def take_dropped(self) -> None:
-        """Takes from the channel what is there and nobody has a ref to."""
+    def is_dropped(self, index: int) -> bool:
+        """Whether that execution has no ref to its result here any more, or has been read."""
         with self._lock:
             self._forget_dropped()
-            while self._unwanted[self.position] == self._copies and self._reader.ready():
-                self._read(self.position, 0.0, 0.0)
+            return index < self.position or self._unwanted[index] == self._copies
+
+    def take_dropped(self, wait_for: int, timeout_s: float) -> None:
+        """Takes from the channel what nobody has a ref to; waits for that of the execution `wait_for`. TimeoutError."""
+        with self._lock:
+            while self.is_dropped(self.position) and (self.position <= wait_for or self._reader.ready()):
+                self._read(self.position, timeout_s, timeout_s)
 
     def close(self) -> None:
         """Reads no more; who waits is told."""
+        self._is_closed = True
         self._reader.close()
         self._wake(lambda _: True)
 
@@ -125,6 +136,8 @@ class ResultStream:
                 self._unwanted[index] += 1
 
     def _next(self, left_s: float | None, timeout: float | None) -> Outcome:
+        if self._is_closed:
+            raise self._ended()
         try:
             return True, self._reader.read(left_s)
         except _hot.ChannelClosed:
@@ -168,6 +181,17 @@ class ResultStream:
         for future, index in list(self._waiting.items()):
             if concerns(index):
                 _resolve(future)
+
+
+class _Waiting:
+    """What `until_read` awaits."""
+
+    def __init__(self, stream: ResultStream, index: int) -> None:
+        self._stream = stream
+        self._index = index
+
+    def __await__(self) -> Generator[Any, None, None]:
+        return self._stream.wait(self._index)
 
 
 def _resolve(future: asyncio.Future[None]) -> None:

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from actorflow import _hot
 from actorflow.client.waiting import LoopPort
-from actorflow.core.graphs import NOWHERE, MemberPlan, Step
+from actorflow.core.graphs import NOWHERE, MemberPlan, Step, Timing
 from actorflow.worker import settling
 from actorflow.worker.executor_async import entering
 from actorflow.worker.functions import Body
@@ -49,18 +49,6 @@ class Failure:
 
     def __init__(self, error: BaseException, label: str) -> None:
         self.data = settling.encode(error, label)
-
-
-class Timing(NamedTuple):
-    """How long one step took in one execution, in nanoseconds; `start_ns` of CLOCK_MONOTONIC: when it began to wait."""
-
-    execution: int
-    operation: int
-    start_ns: int
-    wait_ns: int
-    read_ns: int
-    compute_ns: int
-    write_ns: int
 
 
 class _Runnable:
@@ -162,7 +150,7 @@ class Member:
         _hot.enter(None)
         while True:
             for step in self._steps:
-                self._run(step)
+                self._run_timed(step)
             self._executions += 1
 
     async def follow(self, port: LoopPort) -> None:
@@ -198,7 +186,7 @@ class Member:
 
     def _run(self, step: _Runnable) -> None:
         if self._timings is not None:
-            self._run_timed(step, self._timings)
+            self._run_timed(step)
             return
         values, failure = self._take(step)
         result = None
@@ -218,10 +206,9 @@ class Member:
                 result, failure = await _awaited(step, result)
         computed_ns = monotonic_ns()
         self._give(step, result, failure)
-        if self._timings is not None:
-            self._note(self._timings, step, begin_ns, read_ns, computed_ns)
+        self._note(step, begin_ns, read_ns, computed_ns)
 
-    def _run_timed(self, step: _Runnable, timings: deque[Timing]) -> None:
+    def _run_timed(self, step: _Runnable) -> None:
         begin_ns = monotonic_ns()
         values, failure = self._take(step)
         read_ns = monotonic_ns()
@@ -230,24 +217,16 @@ class Member:
             result, failure = _computed(step, values)
         computed_ns = monotonic_ns()
         self._give(step, result, failure)
-        self._note(timings, step, begin_ns, read_ns, computed_ns)
+        self._note(step, begin_ns, read_ns, computed_ns)
 
-    def _note(
-        self, timings: deque[Timing], step: _Runnable, begin_ns: int, read_ns: int, computed_ns: int
-    ) -> None:
+    def _note(self, step: _Runnable, begin_ns: int, read_ns: int, computed_ns: int) -> None:
+        """Notes how long a step took, if anybody wants to know."""
+        if self._timings is None:
+            return
         end_ns = monotonic_ns()
         free_ns, self._free_since_ns = self._free_since_ns or begin_ns, end_ns
-        timings.append(
-            Timing(
-                self._executions,
-                step.operation,
-                free_ns,
-                begin_ns - free_ns,
-                read_ns - begin_ns,
-                computed_ns - read_ns,
-                end_ns - computed_ns,
-            )
-        )
+        phases_ns = (begin_ns - free_ns, read_ns - begin_ns, computed_ns - read_ns, end_ns - computed_ns)
+        self._timings.append(Timing(self._executions, step.operation, free_ns, *phases_ns))
 
     def _take(self, step: _Runnable) -> tuple[list[Any], Failure | None]:
         """The values of the step's places, and the first failure among them: everything is read all the same."""

@@ -8,7 +8,6 @@ it leaves one when that ends: by teardown, or by the death of a process in it.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import threading
 from collections.abc import Callable, Sequence
@@ -16,10 +15,10 @@ from typing import Any
 
 from actorflow import _hot
 from actorflow.client.waiting import current_port
-from actorflow.core.graphs import MemberPlan
+from actorflow.core.graphs import MemberPlan, Timing
 from actorflow.worker import printing, settling
 from actorflow.worker.functions import Body
-from actorflow.worker.graphs import Member, Reading, Timing, Writing
+from actorflow.worker.graphs import Member, Reading, Writing
 
 BodyOf = Callable[[str], Body]
 
@@ -116,11 +115,9 @@ class AsyncMemberships(Memberships):
         try:
             await member.follow(current_port())
         except (_hot.ChannelClosed, _hot.NodeGoneError):
-            pass
-        except settling.ExitActor:
-            self._on_exit()
-        finally:
             self._leave(member)
+        except settling.ExitActor:  # the graph ends with the process: then it is known how that ended
+            self._on_exit()
 
 
 class ThreadsMemberships(Memberships):
@@ -137,9 +134,8 @@ class ThreadsMemberships(Memberships):
 
     def _follow(self, member: Member) -> None:
         try:
-            with contextlib.suppress(_hot.ChannelClosed, _hot.NodeGoneError):
-                member.run()
-        except settling.ExitActor:
-            self._on_exit()
-        finally:
+            member.run()
+        except (_hot.ChannelClosed, _hot.NodeGoneError):
             self._leave(member)
+        except settling.ExitActor:  # as above
+            self._on_exit()

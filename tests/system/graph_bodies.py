@@ -9,6 +9,8 @@ from typing import Any
 
 import actorflow as af
 
+PAUSE_S = 0.05
+
 
 class Steps:
     """Methods that graphs and calls use alike."""
@@ -59,6 +61,10 @@ class Steps:
         before = getattr(self.local, "value", None)
         self.local.value = value
         return before
+
+    def pause(self, value: Any) -> Any:
+        threading.Event().wait(PAUSE_S)
+        return value
 
     def exit_at(self, value: int) -> int:
         if value < 0:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 import actorflow as af
 from actorflow import dag
 from actorflow.dag import InputNode, MultiOutputNode
-from tests.system.graph_bodies import AsyncStepper, Stepper, Threaded
+from tests.system.graph_bodies import PAUSE_S, AsyncStepper, Stepper, Threaded
 
 pytestmark = pytest.mark.usefixtures("runtime")
 
@@ -280,3 +281,37 @@ def test_a_graph_that_nobody_holds_ends() -> None:
     assert af.get(ref) == 1
     del ref
     del actor  # the fixtures see that it ends
+
+
+def test_pictures(tmp_path: Path) -> None:
+    actor = Stepper.remote()
+    with InputNode() as inp:
+        graph = compiled(actor.echo.bind(actor.add.bind(inp)))
+    assert graph.visualize().splitlines()[1] == "1: Steps.echo [actor 0] <- 0 (local)"
+    svg = graph.visualize(str(tmp_path / "graph.svg"), format="svg")
+    assert (tmp_path / "graph.svg").read_text() == svg
+    with pytest.raises(ValueError, match="'text' or 'svg'"):
+        graph.visualize(format="png")
+    graph.teardown()
+
+
+@KINDS
+def test_a_profile_says_where_the_time_went(kind: Any) -> None:
+    first, second = kind.remote(), kind.remote()
+    with InputNode() as inp:
+        middle = second.pause.bind(first.add.bind(inp))
+        end = first.echo.bind(middle)
+    with compiled(end) as graph:
+        assert af.get(graph.execute(1)) == 1
+        profile = graph.profile(5)
+        assert profile.result == 5
+        assert [step.actor for step in profile.steps] == [0, 1, 0]
+        labels = [step.label.partition(".")[2] for step in profile.steps]
+        assert labels == ["add", "pause", "echo"]
+        paused = profile.steps[1]
+        assert paused.compute_s >= PAUSE_S
+        assert profile.total_s >= PAUSE_S
+        waited = profile.steps[2]
+        assert waited.wait_s + waited.read_s >= PAUSE_S, "the last step waits for the one before"
+        assert str(profile).splitlines()[2].startswith(paused.label)
+        assert af.get(graph.execute(1)) == 1
