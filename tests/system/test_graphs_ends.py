@@ -229,7 +229,8 @@ def test_after_teardown() -> None:
     ref = graph.execute(1)
     graph.teardown()
     graph.teardown()
-    for use in (lambda: af.get(ref), lambda: graph.execute(2)):
+    uses: list[Callable[[], object]] = [lambda: af.get(ref), lambda: graph.execute(2)]
+    for use in uses:
         with pytest.raises(af.exceptions.ChannelError, match="the graph was torn down"):
             use()
     assert af.get(actor.add(1)) == 1
