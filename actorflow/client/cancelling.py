@@ -5,13 +5,14 @@ from __future__ import annotations
 import functools
 import os
 from collections import OrderedDict
+from typing import Any
 
 from actorflow import _hot
 from actorflow.client import blocking, calls, runtime
 from actorflow.client.generators import ObjectRefGenerator, call_of
 from actorflow.client.handles import name_of_method
 from actorflow.client.refs import ObjectRef
-from actorflow.client.remote_function import RemoteFunction
+from actorflow.client.remote_function import OnTerms, RemoteFunction, Terms
 from actorflow.errors import TaskCancelledError
 from actorflow.wire import failures
 
@@ -104,11 +105,21 @@ def _name_of_function(function: _hot.Reference | None) -> str:
             found = function.result()
         except Exception:  # it is of a module that is not importable here
             return "task"
-        name = calls.short_name(found.function if isinstance(found, RemoteFunction) else found)
+        name = _shown(found)
         _names[function.name] = name
         if len(_names) > KEPT_NAMES:
             _names.popitem(last=False)
     return name
+
+
+def _shown(exported: Any) -> str:
+    """What errors call an exported function."""
+    terms = Terms()
+    if isinstance(exported, OnTerms):
+        exported, terms = exported
+    return terms.name or calls.short_name(
+        exported.function if isinstance(exported, RemoteFunction) else exported
+    )
 
 
 runtime.at_end(_names.clear)

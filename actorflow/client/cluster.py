@@ -23,8 +23,11 @@ def kill(handle: ActorHandle, *, no_restart: bool = True) -> None:
 def get_actor(name: str, namespace: str | None = None) -> ActorHandle:
     """The handle of the living actor of that name; it does not keep the actor alive.
 
-    `namespace`: by default that of this job. ValueError: there is no such actor.
+    `namespace`: by default that of this job. TypeError: not texts. ValueError: there is no such actor.
     """
+    _require_text("name", name)
+    if namespace is not None:
+        _require_text("namespace", namespace)
     session = runtime.require()
     description, holds = session.ask("get_actor", name=name, namespace=namespace or session.namespace)
     if not holds:
@@ -58,6 +61,11 @@ def nodes() -> list[dict[str, Any]]:
     (in ones) and Labels."""
     found: list[dict[str, Any]] = runtime.require().ask("nodes")[0]
     return found
+
+
+def _require_text(what: str, given: object) -> None:
+    if not isinstance(given, str):
+        raise TypeError(f"the {what} of an actor is a text, not {given!r}")
 
 
 def _resources(kind: str) -> dict[str, float]:

@@ -25,6 +25,7 @@ class Terms(NamedTuple):
 
     retry_on: tuple[type[BaseException], ...] = ()  # exceptions after which a call is run again
     max_calls: int = 0  # after so many the worker ends; 0: no limit
+    name: str = ""  # to be shown instead of the function's own
 
 
 class OnTerms(NamedTuple):
@@ -47,7 +48,7 @@ class RemoteFunction:
         self._retries = options.max_retries
         retry = options.retry_exceptions
         self._retry = retry if isinstance(retry, bool) else None
-        self._terms = Terms(() if isinstance(retry, bool) else retry, options.max_calls)
+        self._terms = Terms(() if isinstance(retry, bool) else retry, options.max_calls, options.name or "")
         self._export = export_of(function, self._terms)
         self._environment = calls.environment_of(options)
         self._named_by: Any = self  # what its module may have under the function's name
@@ -88,7 +89,7 @@ class RemoteFunction:
         queue = session.queue(*self._queue_key(session))
         travels_as = self._named_by if is_named(self._named_by, self.function) else self.function
         reference = self._exported(travels_as)
-        session.tell("name_task", [reference], name=calls.short_name(self.function))
+        session.tell("name_task", [reference], name=self._terms.name or calls.short_name(self.function))
         call = _limited(queue.call, self._options.timeout_s)
         self._reference = reference
         self._bound_call = generators.streaming(call) if returns <= _hot.STREAM else call

@@ -166,7 +166,8 @@ class Requests:
         actor = self._node.actors.named(namespace, name)
         if actor is not None:
             return actor.description, [actor.mailbox]
-        return nearest(namespace, name, [(actor.namespace, actor.name) for actor in self._node.actors]), ()
+        named = [(actor.namespace, actor.name) for actor in self._node.actors if actor.name]
+        return nearest(namespace, name, named), ()
 
     def list_named_actors(self, request: Request) -> Answer:
         """{"all_namespaces"} -> [[namespace, name], ...], sorted; of the job's namespace unless all are asked for."""

@@ -63,7 +63,8 @@ class Functions:
                 function, terms = function
             if isinstance(function, RemoteFunction):  # it travelled as the name of what the decorator made
                 function = function.function
-            body = self._bodies[name] = Body(function, calls.short_name(function), retry_on=terms.retry_on)
+            shown = terms.name or calls.short_name(function)
+            body = self._bodies[name] = Body(function, shown, retry_on=terms.retry_on)
             body.calls_left = terms.max_calls or None
             self.forget_stale()
             if len(self._bodies) > KEPT_FUNCTIONS:

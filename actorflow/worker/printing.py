@@ -7,6 +7,7 @@ the call that prints it; for what C code and other processes write, the title of
 from __future__ import annotations
 
 import contextvars
+import errno
 import io
 import os
 import sys
@@ -38,8 +39,21 @@ class TitledOutput(io.FileIO):
         self._inode = os.fstat(self._descriptor).st_ino
 
     def write(self, data: object, /) -> int:
-        """Writes all of it."""
-        return _hot.print_titled(self._descriptor, self._inode, _of_context.get(_now), data)
+        """Writes all of it; nowhere, if a call has closed the descriptor: later ones are not to fail for that."""
+        try:
+            return _hot.print_titled(self._descriptor, self._inode, _of_context.get(_now), data)
+        except OSError as error:
+            if error.errno != errno.EBADF:
+                raise
+            return memoryview(data).nbytes  # type: ignore[arg-type] # what BufferedWriter gives has a buffer
+
+
+class WorkerStream(io.TextIOWrapper):
+    """What sys.stdout and sys.stderr are. It outlives the call that closes it: it is that of later calls too."""
+
+    def close(self) -> None:
+        """Writes out what is left."""
+        self.flush()
 
 
 def prepare() -> None:
@@ -63,7 +77,7 @@ def begin(titles: Titles, slot: int) -> None:
 def _stream(output: TitledOutput, old: TextIO) -> io.TextIOWrapper:
     """Written out at each line's end: what user code prints is read as it comes."""
     raw = io.BufferedWriter(output)
-    return io.TextIOWrapper(raw, encoding=old.encoding, errors=old.errors, line_buffering=True)
+    return WorkerStream(raw, encoding=old.encoding, errors=old.errors, line_buffering=True)
 
 
 def title_of(name: str) -> bytes:

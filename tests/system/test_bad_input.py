@@ -46,6 +46,21 @@ def test_an_argument_that_cannot_be_pickled_is_named_with_its_member() -> None:
         bodies.Counter.remote(threading.Lock())
 
 
+def test_names_that_are_no_texts_or_do_not_exist() -> None:
+    nobody = bodies.Counter.remote()
+    af.get(nobody.add.remote())
+    with pytest.raises(TypeError, match="name of an actor is a text, not 5"):
+        af.get_actor(5)  # type: ignore[arg-type] # that is the mistake
+    with pytest.raises(TypeError, match="namespace of an actor is a text, not 5"):
+        af.get_actor("walter", namespace=5)  # type: ignore[arg-type] # that is the mistake
+    with pytest.raises(ValueError, match="no actor named ''") as caught:
+        af.get_actor("")
+    assert "did you mean" not in str(caught.value), "actors without a name are not near to it"
+    with pytest.raises(TypeError, match="placement group is a text"):
+        af.util.get_placement_group(None)  # type: ignore[arg-type] # that is the mistake
+    assert af.get(nobody.add.remote()) == 2
+
+
 def test_a_value_that_cannot_be_put() -> None:
     with pytest.raises(TypeError, match=r"guards.*lock"):
         af.put({"deep": Locked()})

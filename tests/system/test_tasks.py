@@ -230,6 +230,28 @@ def test_refs_can_be_returned_and_passed_on() -> None:
     assert af.get(inner) == "inner"
 
 
+@af.remote(max_retries=0)
+def tell_name(end: str = "") -> str | None:
+    if end == "raise":
+        raise ValueError(end)
+    if end == "die":
+        os._exit(1)
+    return af.get_runtime_context().get_task_name()
+
+
+def test_a_name_of_its_own_is_shown() -> None:
+    named = tell_name.options(name="nice")
+    assert af.get([tell_name.remote(), named.remote(), tell_name.remote()]) == [
+        "tell_name",
+        "nice",
+        "tell_name",
+    ]
+    with pytest.raises(af.TaskError, match="'nice' raised ValueError"):
+        af.get(named.remote("raise"))
+    with pytest.raises(af.WorkerCrashedError, match="worker of 'nice' died"):
+        af.get(named.remote("die"))
+
+
 def test_a_remote_function_is_an_argument_and_a_captured_name() -> None:
     @af.remote
     def apply(function: Any, value: int) -> Any:
