@@ -67,6 +67,10 @@ struct af_audit {
 int af_audit_run(struct af_client *client, bool repair, uint32_t tries, struct af_audit *audit);
 bool af_extent_check(struct af_client *client);
 
+/* who holds what */
+struct af_ledger_hold { af_off block; uint32_t generation, kind; };
+uint32_t af_ledger_holds(const struct af_client *client, uint32_t slot, struct af_ledger_hold *holds, uint32_t most);
+
 /* segment */
 struct af_store_segment {
   uint8_t node_id[16];
@@ -147,6 +151,7 @@ SOURCE = """
 #include "extent.h"
 #include "heap.h"
 #include "lineage.h"
+#include "ledger.h"
 #include "mailbox.h"
 #include "points.h"
 #include "segment.h"

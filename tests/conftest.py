@@ -19,6 +19,7 @@ import pytest
 
 LOOK_S = 0.02
 SEEDS = "0:100"
+PROGRAMS = "0:8"
 
 # The machine may be busy: how long an example takes says nothing about it.
 hypothesis.settings.register_profile("actorflow", deadline=None, print_blob=True)
@@ -26,17 +27,17 @@ hypothesis.settings.load_profile("actorflow")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """`--seeds`: which of the simulations run."""
-    parser.addoption(
-        "--seeds", default=SEEDS, metavar="FIRST:END", help=f"simulations to run (default: {SEEDS})"
-    )
+    """`--seeds`, `--programs`: which of the simulations, and of the random programs, run."""
+    for option, default, what in (("--seeds", SEEDS, "simulations"), ("--programs", PROGRAMS, "programs")):
+        parser.addoption(option, default=default, metavar="FIRST:END", help=f"{what} to run ({default})")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """A test that asks for a `simulated_seed` runs once for each."""
-    if "simulated_seed" in metafunc.fixturenames:
-        first, end = metafunc.config.getoption("--seeds").split(":")
-        metafunc.parametrize("simulated_seed", range(int(first), int(end)))
+    """A test that asks for a `simulated_seed` or a `program_seed` runs once for each."""
+    for fixture, option in (("simulated_seed", "--seeds"), ("program_seed", "--programs")):
+        if fixture in metafunc.fixturenames:
+            first, end = metafunc.config.getoption(option).split(":")
+            metafunc.parametrize(fixture, range(int(first), int(end)))
 
 
 @pytest.fixture(scope="module", autouse=True)

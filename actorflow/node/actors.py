@@ -27,7 +27,7 @@ from actorflow.core.actors import (
 )
 from actorflow.core.events import ActorId, WorkerId
 from actorflow.core.resources import GpuShare, ResourceSet
-from actorflow.errors import ActorDiedError, ActorUnavailableError, Death, DeathKind
+from actorflow.errors import ActorDiedError, ActorUnavailableError, Death, DeathKind, InternalError
 from actorflow.node.coroner import Coroner
 from actorflow.node.jobs import Job
 from actorflow.node.workers import Worker, Workers
@@ -154,6 +154,16 @@ class Actors:
 
     def __iter__(self) -> Iterator[Actor]:
         return iter(list(self._actors.values()))
+
+    def validate(self) -> None:
+        """InternalError where the tables disagree with each other or with the actors' lives."""
+        self._lives.validate()
+        for actor in self._actors.values():
+            hosts = self._by_worker.get(actor.worker.id) if actor.worker is not None else actor
+            if hosts is not actor or self._by_mailbox.get(actor.mailbox.name) is not actor:
+                raise InternalError(reason=f"actor {actor.hex} is not where its tables say")
+        if any(actor.worker is None or actor.worker.id != worker for worker, actor in self._by_worker.items()):
+            raise InternalError(reason="a worker hosts an actor that does not know of it")
 
     # -- from birth
 

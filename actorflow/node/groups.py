@@ -67,6 +67,10 @@ class Groups:
         """What a call takes in a (group, bundle index, ...). PlacementGroupError: it never can."""
         return self._groups.inside(GroupId(int(place[0])), int(place[1]), shape)
 
+    def validate(self) -> None:
+        """InternalError where the books of groups are wrong."""
+        self._groups.validate()
+
     def table(self) -> dict[str, Any]:
         """What there is to know of each group, by its id."""
         return {hex_of(group.id): self._facts(group) for group in self._groups}

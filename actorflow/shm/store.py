@@ -129,6 +129,13 @@ class Audit(NamedTuple):
         return self.consistent and not (self.too_high or self.too_low or self.lost or self.broken)
 
 
+class HeldBlock(NamedTuple):
+    """An entry of a hold table: a counted reference to a block, whose kind is as in ext/core/af.h."""
+
+    name: Name
+    kind: int
+
+
 class SegmentFacts(NamedTuple):
     """The segment's size and use, in bytes."""
 
@@ -197,6 +204,16 @@ class Store:
         while index >= 0:
             yield self.slot(index)
             index = lib.af_store_slot_next(self._client, index + 1, role)
+
+    def holds(self, slot: int) -> list[HeldBlock]:
+        """What the process of a slot holds, as of now; a block as often as it is held."""
+        most = 256
+        while True:
+            found = ffi.new(f"struct af_ledger_hold[{most}]")
+            count = lib.af_ledger_holds(self._client, slot, found, most)
+            if count <= most:
+                return [HeldBlock((hold.block, hold.generation), hold.kind) for hold in found[0:count]]
+            most = 2 * count
 
     def ask_to_leave(self, slot: int, epoch: int, *, leave: bool = True) -> bool:
         """Asks the process to leave its task queue after this task, or takes that back. False: it is gone."""
