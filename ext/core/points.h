@@ -7,7 +7,7 @@
 /* What slot->op says; the base of the point numbers inside. */
 enum af_operation {
   AF_OP_HOLD = 100, AF_OP_FORK = 110, AF_OP_SETTLE_HOLDS = 120,
-  AF_OP_HEAP = 200, AF_OP_EXTENT = 300, AF_OP_BLOCK = 400, AF_OP_AUDIT = 450,
+  AF_OP_HEAP = 200, AF_OP_EXTENT = 300, AF_OP_SPILL = 320, AF_OP_BLOCK = 400, AF_OP_AUDIT = 450,
   AF_OP_BOARD = 500, AF_OP_LANE = 600, AF_OP_PUSH = 610, AF_OP_TAKE = 630, AF_OP_CAPACITY = 660, AF_OP_CREATE = 700,
   AF_OP_SUBMIT = 710, AF_OP_WATCH = 720, AF_OP_RESULT = 730, AF_OP_COMPLETE = 740, AF_OP_CANCEL = 780,
   AF_OP_SETTLE = 800, AF_OP_CHANNEL = 820, AF_OP_LINEAGE = 840,
@@ -64,6 +64,30 @@ enum af_operation {
   X(403, "references dropped, block not freed") \
   X(404, "name counted, not yet anybody's") \
   X(405, "actor dying: mailbox abandoned, not rung")
+
+/* Values on their way to disk and back, 320-339: first who reads and frees them, then who moves them (the node, with whose
+ * death the segment ends; so another stands in for it). */
+#define AF_POINTS_SPILL_READERS(X) \
+  X(320, "value counted, not looked at again") \
+  X(321, "value counted, not recorded") \
+  X(322, "wanted back, node not rung") \
+  X(323, "room wanted, node not rung") \
+  X(324, "returned, node not rung") \
+  X(325, "room: bell counted, nobody woken")
+#define AF_POINTS_SPILL_MOVER(X) \
+  X(326, "to be written: object held, its cell not") \
+  X(327, "being written: object and cell held") \
+  X(328, "block made, its references not counted") \
+  X(329, "one reference of a block copied") \
+  X(330, "block made, not yet the cell's value") \
+  X(331, "block the cell's value, object not dropped") \
+  X(332, "wanted back: cell held, no object") \
+  X(333, "object made, not held") \
+  X(334, "object filled, not yet the cell's value") \
+  X(335, "object the cell's value, nobody told") \
+  X(336, "turn counted, nobody woken") \
+  X(337, "wishes taken, nothing brought back") \
+  X(338, "returned blocks taken, not freed")
 
 /* The calls half, 500-899. */
 #define AF_POINTS_CALLS(X) \

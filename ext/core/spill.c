@@ -37,6 +37,7 @@ static int value_count(struct af_client *client, af_off cell, af_off word) {
   int status = af_block_revive(client, block, generation, is_spilled ? AF_KIND_SPILLED : AF_KIND_OBJECT);
   if (status != AF_OK)
     return AF_BUSY;
+  AF_POINT(client, 320);
   if (af_value_word(client, cell) == word) /* SYNC POINT value */
     return AF_OK;
   af_block_drop(client, block);
@@ -59,6 +60,7 @@ int af_value_hold(struct af_client *client, af_off cell, af_off *block, bool *sp
   if (status == AF_OK) {
     if (!*spilled)
       used_note(client, *block);
+    AF_POINT(client, 321);
     status = af_hold_record(client, *block, index);
     if (status != AF_OK)
       af_block_drop(client, *block);
@@ -79,6 +81,7 @@ void af_spill_ask(struct af_client *client, af_off spilled) {
         none == spilled)
       break;
   }
+  AF_POINT(client, 322);
   af_node_ring(client);
 }
 
@@ -89,6 +92,7 @@ void af_room_ask(struct af_client *client, uint64_t bytes) {
                                                                 memory_order_relaxed))
     ;
   atomic_store_explicit(&client->header->room_waited, 1, memory_order_seq_cst);
+  AF_POINT(client, 323);
   af_node_ring(client);
 }
 
@@ -96,6 +100,7 @@ void af_room_ring(struct af_client *client) {
   if (__builtin_expect(atomic_load_explicit(&client->header->room_waited, memory_order_seq_cst) == 0, 1))
     return;
   atomic_fetch_add_explicit(&client->header->room_bell, 1, memory_order_seq_cst);
+  AF_POINT(client, 325);
   af_futex_wake(&client->header->room_bell, INT_MAX);
 }
 
@@ -106,6 +111,7 @@ void af_spill_return(struct af_client *client, af_off spilled) {
   do
     atomic_store_explicit(&spilled_at(client, spilled)->block.next, head, memory_order_relaxed);
   while (!atomic_compare_exchange_weak_explicit(returned, &head, spilled, memory_order_seq_cst, memory_order_relaxed));
+  AF_POINT(client, 324);
   if (head == 0)
     af_node_ring(client);
 }
@@ -179,6 +185,7 @@ int af_spill_begin(struct af_client *node, af_off block, uint32_t generation, st
   uint32_t outer = af_op_begin(node, AF_OP_HOLD);
   int status = name_hold(node, block, generation, AF_KIND_OBJECT, &pins->block_hold);
   if (status == AF_OK) {
+    AF_POINT(node, 326);
     status = atomic_load_explicit(&object->block.count, memory_order_relaxed) == 2
                  ? cell_hold(node, object->cell, object->cell_generation, block, &pins->cell_hold)
                  : AF_BUSY;
@@ -188,6 +195,8 @@ int af_spill_begin(struct af_client *node, af_off block, uint32_t generation, st
   pins->bytes = sizeof *object + object->bytes;
   pins->copy = object->copy;
   af_op_end(node, outer);
+  if (status == AF_OK)
+    AF_POINT(node, 327);
   return status;
 }
 
@@ -196,6 +205,7 @@ static void references_copy(struct af_client *node, const af_off *from, af_off *
   for (uint32_t i = 0; i < count; i++) {
     to[i] = from[i];
     af_block_hold(node, to[i]);
+    AF_POINT(node, 329);
     *filled = i + 1;
   }
 }
@@ -215,6 +225,7 @@ static int spilled_make(struct af_client *node, af_off block, af_off *spilled) {
   made->cell = object->cell;
   made->cell_generation = object->cell_generation;
   made->block.flags = object->block.flags;
+  AF_POINT(node, 328);
   references_copy(node, (const af_off *)(object + 1), (af_off *)(made + 1), object->references, &made->references);
   return AF_OK;
 }
@@ -235,9 +246,11 @@ int af_spill_commit(struct af_client *node, const struct af_spill_pins *pins, af
   else
     status = spilled_make(node, block, spilled);
   if (status == AF_OK) {
-    if (value_exchange(node, cell, block, *spilled | AF_VALUE_SPILLED))
+    AF_POINT(node, 330);
+    if (value_exchange(node, cell, block, *spilled | AF_VALUE_SPILLED)) {
+      AF_POINT(node, 331);
       af_block_drop(node, block);
-    else /* only the node exchanges: memory was written by another */
+    } else /* only the node exchanges: memory was written by another */
       af_block_drop(node, *spilled);
     af_spill_abort(node, pins);
   }
@@ -265,6 +278,7 @@ static int object_make(struct af_client *node, const struct af_spilled *from, ui
   object->pickle_offset = from->pickle_offset;
   object->pickle_bytes = from->pickle_bytes;
   object->block.flags = from->block.flags;
+  AF_POINT(node, 333);
   status = af_hold_record(node, block, index);
   if (status != AF_OK)
     af_block_drop(node, block);
@@ -276,6 +290,7 @@ int af_restore_begin(struct af_client *node, af_off spilled, struct af_spill_pin
   uint32_t outer = af_op_begin(node, AF_OP_HOLD);
   int status = cell_hold(node, from->cell, from->cell_generation, spilled | AF_VALUE_SPILLED, &pins->cell_hold);
   if (status == AF_OK) {
+    AF_POINT(node, 332);
     status = object_make(node, from, &pins->block_hold);
     if (status != AF_OK)
       af_hold_drop(node, pins->cell_hold);
@@ -291,6 +306,7 @@ static void turn_end(struct af_client *node, af_off spilled, enum af_spill_failu
   struct af_spilled *of = spilled_at(node, spilled);
   atomic_store_explicit(&of->failure, (uint32_t)failure, memory_order_relaxed);
   atomic_fetch_add_explicit(&of->turn, 1, memory_order_release);
+  AF_POINT(node, 336);
   af_futex_wake(&of->turn, INT_MAX);
 }
 
@@ -304,11 +320,14 @@ void af_restore_commit(struct af_client *node, af_off spilled, const struct af_s
   object->cell_generation = af_block_generation(node, cell);
   used_note(node, block);
   af_block_hold(node, block); /* the cell's */
-  object->copy = spilled;     /* the cell's count of it passes to the object */
-  if (value_exchange(node, cell, spilled | AF_VALUE_SPILLED, block))
+  af_block_hold(node, spilled); /* the object's */
+  object->copy = spilled;
+  AF_POINT(node, 334);
+  if (value_exchange(node, cell, spilled | AF_VALUE_SPILLED, block)) {
+    AF_POINT(node, 335);
     turn_end(node, spilled, AF_SPILL_NONE);
-  else {
-    object->copy = 0;
+    af_block_drop(node, spilled); /* the cell's */
+  } else {
     af_block_drop(node, block);
   }
   af_spill_abort(node, pins);
@@ -349,13 +368,16 @@ uint32_t af_spill_asked(struct af_client *node, af_off *asked, uint32_t most) {
   for (uint32_t i = 0; i < AF_SPILL_ASKED && count < most; i++)
     if (atomic_load_explicit(&node->header->spill_asked[i], memory_order_relaxed) != 0)
       asked[count++] = atomic_exchange_explicit(&node->header->spill_asked[i], 0, memory_order_seq_cst);
+  AF_POINT(node, 337);
   return count;
 }
 
 uint32_t af_spill_returned(struct af_client *node, af_off *returned, uint32_t most) {
   _Atomic af_off *list = &node->header->spill_returned;
+  uint32_t outer = af_op_begin(node, AF_OP_SPILL);
   af_off block = atomic_exchange_explicit(list, 0, memory_order_acquire);
   uint32_t count = 0;
+  AF_POINT(node, 338);
   for (; block != 0 && count < most; count++) {
     returned[count] = block;
     block = atomic_load_explicit(&spilled_at(node, block)->block.next, memory_order_relaxed);
@@ -365,6 +387,7 @@ uint32_t af_spill_returned(struct af_client *node, af_off *returned, uint32_t mo
     af_spill_return(node, block);
     block = next;
   }
+  af_op_end(node, outer);
   return count;
 }
 
