@@ -138,6 +138,12 @@ class Reference(Hold):
     def result(self) -> Any:
         """The value of a done cell; raises the stored error. InvalidStateError-like RuntimeError when not done."""
 
+    def result_nowait(self) -> Any:
+        """As result; TimeoutError where the value lies on disk, which it is asked back from."""
+
+    def bring_back(self) -> object:
+        """Waits (the GIL released) until the value of a done cell is in memory; what keeps it there, for the caller."""
+
     def error(self) -> BaseException | None:
         """The stored error of a done cell, decoded, or None."""
 

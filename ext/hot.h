@@ -138,8 +138,9 @@ int hot_settle_bytes(struct session *session, af_off cell, const char *data, siz
                      PyObject *const *held, Py_ssize_t held_count);
 /* hot_load.c */
 int hot_add_load(PyObject *module);
-/* The value of a done cell: a new reference, or NULL with the stored error raised. */
-PyObject *hot_load(struct session *session, af_off cell);
+/* The value of a done cell: a new reference, or NULL with the stored error raised. TimeoutError: it lies on disk, was
+ * asked for, and is not back by then. */
+PyObject *hot_load(struct session *session, af_off cell, uint64_t deadline_ns);
 PyObject *hot_load_arguments(struct session *session, af_off cell);
 PyObject *hot_load_error(struct session *session, af_off cell); /* exception object or None */
 struct hot_value { /* where a done cell's value lies; it stays there while `pin` lives */
@@ -164,8 +165,9 @@ void hot_stored_block(struct session *session, af_off block, struct hot_stored *
 PyObject *hot_load_stored(struct session *session, const struct hot_stored *stored);
 
 /* hot_spill.c */
-/* Opens the value of a done cell; one on disk is brought back first. The caller drops the pin. -1: an exception. */
-int hot_value_open(struct session *session, af_off cell, struct hot_value *value);
+/* Opens the value of a done cell; one on disk is brought back first, until the deadline (0: it is asked for, no more).
+ * The caller drops the pin. -1: an exception. */
+int hot_value_open(struct session *session, af_off cell, struct hot_value *value, uint64_t deadline_ns);
 struct hot_room { uint64_t begin_ns, since_ns; uint32_t bell, failures; }; /* all 0 at first */
 /* After a refusal for lack of room. 1: look again; 0: it is in vain; -1: an exception (the disk is full, too). */
 int hot_wait_room(struct session *session, uint64_t bytes, struct hot_room *room);

@@ -73,7 +73,7 @@ static PyObject *call_load_function(PyObject *object, PyObject *unused) {
   struct call *self = hot_live_call(object);
   if (!self) return NULL;
   if (!self->function) { PyErr_SetString(PyExc_ValueError, "the call names no function"); return NULL; }
-  return hot_load(self->session, self->function);
+  return hot_load(self->session, self->function, UINT64_MAX);
 }
 
 static PyObject *call_raw(PyObject *object, PyObject *unused) {

@@ -131,7 +131,7 @@ PyObject *hot_load_error(struct session *session, af_off cell) {
   uint32_t count;
   if (AF_AT(&session->client, struct af_cell, cell)->value_format != HOT_ERROR) Py_RETURN_NONE;
   struct hot_value value;
-  if (hot_value_open(session, cell, &value) < 0) return NULL;
+  if (hot_value_open(session, cell, &value, UINT64_MAX) < 0) return NULL;
   const uint8_t *data = hot_value_bytes(session, cell, &value, &bytes, &refs, &count);
   PyObject *error = decoded(data, bytes);
   Py_XDECREF(value.pin);
@@ -150,10 +150,10 @@ PyObject *hot_load_stored(struct session *session, const struct hot_stored *stor
   }
 }
 
-PyObject *hot_load(struct session *session, af_off cell) {
+PyObject *hot_load(struct session *session, af_off cell, uint64_t deadline_ns) {
   struct hot_value value;
   if (AF_AT(&session->client, struct af_cell, cell)->value_format == HOT_NONE) Py_RETURN_NONE;
-  if (hot_value_open(session, cell, &value) < 0) return NULL;
+  if (hot_value_open(session, cell, &value, deadline_ns) < 0) return NULL;
   struct hot_stored stored = {.format = (enum hot_format)af_value_format(&session->client, cell, value.block)};
   stored.data = hot_value_bytes(session, cell, &value, &stored.bytes, &stored.references, &stored.count);
   stored.block = value.block;
@@ -209,7 +209,7 @@ static PyObject *load_argument_at(PyObject *module, PyObject *number) {
   (void)module;
   uint32_t index;
   if (!index_of(number, loading ? loading->argument_count : 0, &index)) return NULL;
-  return hot_load(loading->session, loading->arguments[index]);
+  return hot_load(loading->session, loading->arguments[index], UINT64_MAX);
 }
 
 static PyMethodDef functions[] = {

@@ -126,7 +126,22 @@ static struct hold *done_reference(PyObject *object) {
 static PyObject *reference_result(PyObject *object, PyObject *unused) {
   (void)unused;
   struct hold *self = done_reference(object);
-  return self ? hot_load(self->session, self->block) : NULL;
+  return self ? hot_load(self->session, self->block, UINT64_MAX) : NULL;
+}
+
+static PyObject *reference_result_nowait(PyObject *object, PyObject *unused) {
+  (void)unused;
+  struct hold *self = done_reference(object);
+  return self ? hot_load(self->session, self->block, 0) : NULL;
+}
+
+static PyObject *reference_bring_back(PyObject *object, PyObject *unused) {
+  (void)unused;
+  struct hold *self = done_reference(object);
+  struct hot_value value;
+  if (!self || hot_value_open(self->session, self->block, &value, UINT64_MAX) < 0) return NULL;
+  if (value.pin) return value.pin;
+  Py_RETURN_NONE;
 }
 
 static PyObject *reference_error(PyObject *object, PyObject *unused) {
@@ -152,7 +167,7 @@ static PyObject *reference_raw(PyObject *object, PyObject *unused) {
   const af_off *refs;
   uint32_t count;
   struct hot_value value;
-  if (hot_value_open(self->session, self->block, &value) < 0) return NULL;
+  if (hot_value_open(self->session, self->block, &value, UINT64_MAX) < 0) return NULL;
   const uint8_t *data = hot_value_bytes(self->session, self->block, &value, &bytes, &refs, &count);
   PyObject *list = holds_list(self->session, refs, count), *raw = NULL;
   int format = af_value_format(&self->session->client, self->block, value.block);
@@ -239,6 +254,8 @@ static PyType_Spec hold_spec = {"actorflow._hot.Hold", sizeof(struct hold), 0,
 static PyMethodDef reference_methods[] = {
     {"is_done", reference_is_done, METH_NOARGS, NULL}, {"spin", reference_spin, METH_O, NULL},
     {"result", reference_result, METH_NOARGS, NULL},   {"error", reference_error, METH_NOARGS, NULL},
+    {"result_nowait", reference_result_nowait, METH_NOARGS, NULL},
+    {"bring_back", reference_bring_back, METH_NOARGS, NULL},
     {"raw", reference_raw, METH_NOARGS, NULL},         {"__reduce__", hot_reference_reduce, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL},
 };

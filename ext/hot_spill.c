@@ -24,11 +24,11 @@ static int storage_error(struct af_client *client, const char *kind, uint64_t by
 }
 
 /* One sleep on a futex of the segment. -1: an exception is set. */
-static int sleep_on(struct session *session, const _Atomic uint32_t *word, uint32_t seen) {
+static int sleep_on(struct session *session, const _Atomic uint32_t *word, uint32_t seen, uint64_t most_ns) {
   int status;
   session_enter_wait(session);
   Py_BEGIN_ALLOW_THREADS
-  status = af_futex_wait(word, seen, SLEEP_NS);
+  status = af_futex_wait(word, seen, most_ns < SLEEP_NS ? most_ns : SLEEP_NS);
   Py_END_ALLOW_THREADS
   if (!session_leave_wait(session)) return -1;
   return hot_after_sleep(session, status);
@@ -36,7 +36,7 @@ static int sleep_on(struct session *session, const _Atomic uint32_t *word, uint3
 
 static int room_sleep(struct session *session, struct hot_room *room) {
   struct af_header *header = session->client.header;
-  if (sleep_on(session, &header->room_bell, room->bell) < 0) return -1;
+  if (sleep_on(session, &header->room_bell, room->bell, SLEEP_NS) < 0) return -1;
   uint32_t bell = atomic_load(&header->room_bell);
   if (bell != room->bell) room->since_ns = af_now_ns();
   room->bell = bell;
@@ -73,16 +73,16 @@ static int lost_error(struct session *session, const struct af_spilled *of) {
 }
 
 /* One sleep; once its call runs again the CPU is given back, for the whole wait. */
-static int restored_sleep(struct session *session, struct af_spilled *of, uint32_t turn, bool *gave_back) {
+static int restored_sleep(struct session *session, struct af_spilled *of, uint32_t turn, uint64_t most_ns, bool *gave_back) {
   if (!*gave_back && atomic_load_explicit(&of->rebuilding, memory_order_acquire)) {
     af_mailbox_block(&session->client);
     *gave_back = true;
   }
-  return sleep_on(session, &of->turn, turn);
+  return sleep_on(session, &of->turn, turn, most_ns);
 }
 
-/* Until the node has brought it back, or could not. */
-static int restored_wait(struct session *session, af_off spilled) {
+/* Until the node has brought it back, or could not, or the time is over. */
+static int restored_wait(struct session *session, af_off spilled, uint64_t deadline_ns) {
   struct af_client *client = &session->client;
   struct af_spilled *of = AF_AT(client, struct af_spilled, spilled);
   uint32_t turn = atomic_load(&of->turn);
@@ -91,7 +91,9 @@ static int restored_wait(struct session *session, af_off spilled) {
   if (af_value_word(client, of->cell) != (spilled | AF_VALUE_SPILLED)) return 0;
   while (status == 0 && atomic_load(&of->turn) == turn) {
     af_spill_ask(client, spilled); /* again after each sleep: a ring may be lost */
-    status = restored_sleep(session, of, turn, &gave_back);
+    uint64_t now = af_now_ns();
+    status = now < deadline_ns ? restored_sleep(session, of, turn, deadline_ns - now, &gave_back) : -1;
+    if (now >= deadline_ns) hot_raise(AF_TIMEOUT, "the value was not back from disk in time");
   }
   if (!hot_live(session)) return -1;
   if (gave_back) af_mailbox_unblock(client);
@@ -103,7 +105,7 @@ static int restored_wait(struct session *session, af_off spilled) {
   }
 }
 
-int hot_value_open(struct session *session, af_off cell, struct hot_value *value) {
+int hot_value_open(struct session *session, af_off cell, struct hot_value *value, uint64_t deadline_ns) {
   struct af_client *client = &session->client;
   uint32_t index;
   bool is_spilled;
@@ -119,7 +121,7 @@ int hot_value_open(struct session *session, af_off cell, struct hot_value *value
       hot_raise(AF_BUSY, "a value on disk, wanted by the node");
       return -1;
     }
-    status = restored_wait(session, value->block);
+    status = restored_wait(session, value->block, deadline_ns);
     if (!hot_live(session)) return -1; /* detached: the holds are gone */
     af_hold_drop(client, index);
     if (status < 0) return -1;

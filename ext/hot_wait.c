@@ -123,7 +123,7 @@ static PyObject *wait_get(PyObject *module, PyObject *const *args, Py_ssize_t co
   }
   if (hot_deadline(count > 1 ? args[1] : NULL, &deadline_ns) < 0) return NULL;
   if (hot_wait_cell(hold->session, hold->block, deadline_ns) < 0) return NULL;
-  return hot_load(hold->session, hold->block);
+  return hot_load(hold->session, hold->block, deadline_ns);
 }
 
 /* get_many(references, timeout=None) */
@@ -141,7 +141,7 @@ static PyObject *wait_get_many(PyObject *module, PyObject *const *args, Py_ssize
   for (Py_ssize_t i = 0; values && i < size; i++) {
     struct hold *hold = hot_hold_of(PyList_GetItem(references, i), AF_KIND_CELL);
     PyObject *value = NULL;
-    if (hold && hot_wait_cell(hold->session, hold->block, deadline_ns) == 0) value = hot_load(hold->session, hold->block);
+    if (hold && hot_wait_cell(hold->session, hold->block, deadline_ns) == 0) value = hot_load(hold->session, hold->block, deadline_ns);
     if (!value || PyList_SetItem(values, i, value) < 0) Py_CLEAR(values);
   }
   Py_DECREF(references);

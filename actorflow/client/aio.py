@@ -1,6 +1,7 @@
 """af.aio: put, get and wait for coroutines, and af.gather and af.as_completed.
 
-All wait in the running loop, without a thread. Cancelling one of them leaves the calls alone and nothing behind.
+All wait in the running loop, without a thread but for values that lie on disk. Cancelling one of them leaves the calls
+alone and nothing behind.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import sys
 from collections.abc import AsyncIterator, Iterable
 from typing import Any
 
-from actorflow import _hot, config, errors
+from actorflow import config, errors
 from actorflow.client import objects
 from actorflow.client.refs import ObjectRef
 from actorflow.client.waiting import current_port
@@ -81,11 +82,11 @@ async def gather(*refs: ObjectRef[Any], return_exceptions: bool = False) -> list
         if stop is None or not any(_has_failed(ref) for ref in checked if ref.is_done()):
             await current_port().wait_some(pending, len(pending), stop)
     if return_exceptions:
-        return [_outcome(ref) for ref in checked]
+        return [await _outcome(ref) for ref in checked]
     for ref in checked:
         if ref.is_done() and _has_failed(ref):
-            return [_hot.Reference.result(ref)]  # raises
-    return [_hot.Reference.result(ref) for ref in checked]
+            return [await ref]  # raises
+    return [await ref for ref in checked]
 
 
 async def as_completed(
@@ -119,7 +120,7 @@ def _checked(refs: Any) -> list[Any]:
 
 
 def _late(refs: list[Any], timeout: float | None) -> errors.GetTimeoutError:
-    pending = sum(not ref.is_done() for ref in refs)
+    pending = sum(not ref.is_done() for ref in refs) or 1  # which lies on disk
     return errors.GetTimeoutError(timeout_s=timeout or 0.0, pending=pending, total=len(refs))
 
 
@@ -127,6 +128,6 @@ def _has_failed(ref: Any) -> bool:
     return bool(ref.error() is not None)
 
 
-def _outcome(ref: Any) -> Any:
+async def _outcome(ref: Any) -> Any:
     error = ref.error()
-    return error if error is not None else _hot.Reference.result(ref)
+    return error if error is not None else await ref

@@ -166,5 +166,6 @@ def _depth_of_caller() -> int:
 
 
 def _timed_out(references: Sequence[_hot.Reference], timeout: float | None) -> errors.GetTimeoutError:
-    pending = sum(not reference.is_done() for reference in references)
+    # Where all are done one lies on disk, and was not back in time.
+    pending = sum(not reference.is_done() for reference in references) or 1
     return errors.GetTimeoutError(timeout_s=timeout or 0.0, pending=pending, total=len(references))

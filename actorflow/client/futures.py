@@ -12,6 +12,7 @@ import threading
 from typing import Any
 
 from actorflow import _hot
+from actorflow.client.on_disk import Kept
 from actorflow.client.waiting import current_port
 
 STOP_TIMEOUT_S = 5.0
@@ -24,8 +25,7 @@ def future_of(reference: _hot.Reference) -> concurrent.futures.Future[Any]:
     """A future that gets the reference's result."""
     global _completer
     future: concurrent.futures.Future[Any] = concurrent.futures.Future()
-    if reference.is_done():
-        _settle(reference, future)
+    if reference.is_done() and _settle(reference, future):
         return future
     with _lock:
         if _completer is None:
@@ -49,14 +49,18 @@ def forget() -> None:
     _completer, _lock = None, threading.Lock()
 
 
-def _settle(reference: _hot.Reference, future: concurrent.futures.Future[Any]) -> None:
+def _settle(reference: _hot.Reference, future: concurrent.futures.Future[Any]) -> bool:
+    """False: the value lies on disk."""
     with contextlib.suppress(concurrent.futures.InvalidStateError):  # cancelled meanwhile
         try:
-            value = _hot.Reference.result(reference)
+            value = reference.result_nowait()
         except BaseException as error:
+            if type(error) is TimeoutError:
+                return False
             future.set_exception(error)
         else:
             future.set_result(value)
+    return True
 
 
 class _Completer:
@@ -79,14 +83,18 @@ class _Completer:
     @staticmethod
     async def _complete(reference: _hot.Reference, future: concurrent.futures.Future[Any]) -> None:
         try:
-            await current_port().wait_some([reference], 1)
+            if not reference.is_done():
+                await current_port().wait_some([reference], 1)
+            if not _settle(reference, future):
+                kept = Kept(reference)
+                await asyncio.to_thread(kept.bring_back)
+                _settle(reference, future)
+                kept.release()
         except BaseException as error:
             with contextlib.suppress(concurrent.futures.InvalidStateError):
                 future.set_exception(
                     RuntimeError("the runtime was shut down") if _is_cancel(error) else error
                 )
-        else:
-            _settle(reference, future)
 
     def _run(self) -> None:
         self._loop.run_forever()
@@ -94,6 +102,7 @@ class _Completer:
             task.cancel()
         if self._tasks:
             self._loop.run_until_complete(asyncio.wait(self._tasks))
+        self._loop.run_until_complete(self._loop.shutdown_default_executor())
         self._loop.close()
 
     def stop(self) -> None:

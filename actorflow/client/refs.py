@@ -13,13 +13,13 @@ from collections.abc import Callable, Generator, Iterator
 from typing import Any, Generic, TypeVar
 
 from actorflow import _hot
-from actorflow.client import blocking, futures, outside
+from actorflow.client import blocking, futures, on_disk, outside
 from actorflow.client.waiting import current_port
 
 T = TypeVar("T")
 
 _is_done = _hot.Reference.is_done
-_value = _hot.Reference.result
+_value = _hot.Reference.result_nowait
 
 
 class ObjectRef(_hot.Reference, Generic[T]):
@@ -34,7 +34,12 @@ class ObjectRef(_hot.Reference, Generic[T]):
     def __await__(self) -> Generator[Any, None, T]:
         if not _is_done(self):
             yield from current_port().wait(self)
-        return _value(self)  # type: ignore[no-any-return]
+        try:
+            return _value(self)  # type: ignore[no-any-return]
+        except TimeoutError as error:
+            if type(error) is not TimeoutError:  # the call's own
+                raise
+        return (yield from on_disk.value_of(self))  # type: ignore[no-any-return]
 
     def done(self) -> bool:
         """Whether the result, or the error, is there."""

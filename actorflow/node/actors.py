@@ -162,7 +162,9 @@ class Actors:
             hosts = self._by_worker.get(actor.worker.id) if actor.worker is not None else actor
             if hosts is not actor or self._by_mailbox.get(actor.mailbox.name) is not actor:
                 raise InternalError(reason=f"actor {actor.hex} is not where its tables say")
-        if any(actor.worker is None or actor.worker.id != worker for worker, actor in self._by_worker.items()):
+        if any(
+            actor.worker is None or actor.worker.id != worker for worker, actor in self._by_worker.items()
+        ):
             raise InternalError(reason="a worker hosts an actor that does not know of it")
 
     # -- from birth

@@ -27,7 +27,7 @@ from tests.conftest import wait_until
 from tests.system import keepers
 from tests.system.census import take_census
 
-DEADLINE_S = 20.0
+DEADLINE_S = 25.0
 ANSWER_S = 20.0
 SIZES_BYTES = (10, 3_000, 60_000, 150_000, 2_000_000)
 LARGE_BYTES = 100 * 1024
@@ -40,6 +40,18 @@ EXPECTED = (
     af.ActorUnavailableError,
 )
 KIND_CELL, KIND_OBJECT, KIND_SPILLED = 1, 3, 13
+
+
+@contextlib.contextmanager
+def expected() -> Iterator[None]:
+    """Lets errors of those kinds pass, and those that came as text because the refs in them were gone."""
+    try:
+        yield
+    except EXPECTED:
+        pass
+    except af.TaskError as error:
+        if not error.cause_type.endswith(keepers.RoughError.__name__):
+            raise
 
 
 class Program:
@@ -65,7 +77,7 @@ class Program:
         for _ in range(self.random.randint(5, 40)):
             step = self.random.choice(steps)
             self.done.append(step.__name__)
-            with contextlib.suppress(*EXPECTED):
+            with expected():
                 step()
 
     # -- choices
@@ -164,7 +176,9 @@ class Program:
     def wait(self) -> None:
         refs = list(dict.fromkeys(self.some_refs(5)))
         if refs:
-            af.wait(refs, num_returns=self.random.randint(1, len(refs)), timeout=self.random.choice([0, 0.02]))
+            af.wait(
+                refs, num_returns=self.random.randint(1, len(refs)), timeout=self.random.choice([0, 0.02])
+            )
 
     def await_some(self) -> None:
         asyncio.run(self._await(self.some_refs(4)))
@@ -172,7 +186,7 @@ class Program:
     async def _await(self, refs: list[Any]) -> None:
         for ref in refs:
             ref.add_done_callback(_ignore)
-        with contextlib.suppress(TimeoutError, *EXPECTED):
+        with contextlib.suppress(TimeoutError), expected():
             async with asyncio.timeout(0.02):
                 for ref in refs:
                     self.views.append(await ref)
@@ -219,10 +233,10 @@ class Program:
         """Everything that was asked for has an answer, which is what it may be."""
         self.gate.open.remote()
         for ref in self.refs:
-            with contextlib.suppress(*EXPECTED):
+            with expected():
                 keepers.check(af.get(ref, timeout=DEADLINE_S))
         for made in self.streams:
-            with contextlib.suppress(StopIteration, *EXPECTED):
+            with contextlib.suppress(StopIteration), expected():
                 while True:
                     self.refs.append(next(made))
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
+import gc
 import os
 import signal
 import subprocess
@@ -272,3 +274,49 @@ def test_behind_a_url(start: Any, tmp_path: Path) -> None:
         assert all(np.array_equal(af.get(ref), piece(i)) for i, ref in enumerate(refs))
         del refs
     assert list(tmp_path.iterdir()) == []
+
+
+def on_disk(refs: list[Any]) -> list[Any]:
+    """Those of the refs whose values lie on disk and nowhere else."""
+    found = []
+    for ref in refs:
+        try:
+            ref.result_nowait()
+        except TimeoutError:
+            found.append(ref)
+    return found
+
+
+async def test_a_loop_goes_on_while_a_value_is_read_from_disk(start: Any) -> None:
+    with start():
+        refs = [af.put(piece(i)) for i in range(PIECES)]
+        node = node_process()
+        node.suspend()  # the read lasts until it goes on
+        try:
+            (ref, *_) = on_disk(refs[:4])
+            waiting = asyncio.ensure_future(_value_of(ref))
+            with pytest.raises(af.GetTimeoutError):
+                await af.aio.get(ref, timeout=0.05)
+            with pytest.raises(af.GetTimeoutError):
+                af.get(ref, timeout=0.05)
+            with pytest.raises(af.GetTimeoutError):
+                af.get(ref, timeout=0)
+            future = ref.future()
+            gathered = asyncio.ensure_future(af.gather(ref, ref))
+            cancelled = asyncio.ensure_future(_value_of(ref))
+            await asyncio.sleep(0)
+            cancelled.cancel()
+            assert not waiting.done()
+        finally:
+            node.resume()
+        number = refs.index(ref)
+        assert np.array_equal(await waiting, piece(number))
+        assert np.array_equal(await asyncio.wrap_future(future), piece(number))
+        assert all(np.array_equal(value, piece(number)) for value in await gathered)
+        del refs, ref, future, gathered, waiting, cancelled, _
+        await asyncio.sleep(0)  # what woke this task refers to the future that did
+        gc.collect()  # futures that were chained refer to each other
+
+
+async def _value_of(ref: Any) -> Any:
+    return await ref
