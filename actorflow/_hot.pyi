@@ -138,15 +138,9 @@ class Reference(Hold):
     def result(self) -> Any:
         """The value of a done cell; raises the stored error. InvalidStateError-like RuntimeError when not done."""
 
-    def result_nowait(self) -> Any:
-        """As result; TimeoutError where the value lies on disk, which it is asked back from."""
-
-    def bring_back(self) -> object:
-        """Waits (the GIL released) until the value of a done cell is in memory; what keeps it there, for the caller."""
-
-    def error(self) -> BaseException | None:
-        """The stored error of a done cell, decoded, or None."""
-
+    def result_nowait(self) -> Any: ...  # as result; TimeoutError: it lies on disk, and was asked back
+    def bring_back(self) -> object: ...  # waits until a value is in memory: what keeps it there
+    def error(self) -> BaseException | None: ...  # the stored error of a done cell, decoded
     def raw(self) -> tuple[int, bytes, list[Hold]]:
         """(format, bytes, references) of a done cell; for RAW and ERROR."""
 

@@ -90,7 +90,8 @@ void af_store_spill_open(struct af_client *node, af_off mailbox, uint32_t wait_m
 uint64_t af_store_room_wanted(struct af_client *node);
 void af_store_room_quiet(struct af_client *node);
 void af_store_spill_failed(struct af_client *node, const char *path, uint64_t free_bytes);
-uint32_t af_spill_pick(struct af_client *node, struct af_spill_candidate *candidates, uint32_t most, uint64_t least);
+uint32_t af_spill_pick(struct af_client *node, struct af_spill_candidate *candidates, uint32_t most, uint64_t least,
+                       bool written);
 int af_spill_begin(struct af_client *node, af_off block, uint32_t generation, struct af_spill_pins *pins);
 int af_spill_commit(struct af_client *node, const struct af_spill_pins *pins, af_off *spilled);
 void af_spill_abort(struct af_client *node, const struct af_spill_pins *pins);

@@ -24,6 +24,7 @@ from actorflow.shm.spill import Pins
 FILE_BYTES = 1 << 30
 PAGE_BYTES = 4096
 NOWHERE = "none"
+CLOSE_TURNS = 3  # each of which something in a folder may be gone before its turn to be removed
 
 
 class Place(NamedTuple):
@@ -129,14 +130,19 @@ class LocalDisk:
         self._is_closed = False
 
     def write(self, pins: Pins) -> Place:
-        """See Disk."""
-        where = self._reserve(pins.bytes)
-        file, offset, _ = where
-        try:
-            return Place(self, where, pins.write(file.descriptor, offset))
-        except OSError:
-            self.free(where)
-            raise
+        """See Disk. A file that may grow no further is followed by another."""
+        while True:
+            where = self._reserve(pins.bytes)
+            file, offset, _ = where
+            try:
+                return Place(self, where, pins.write(file.descriptor, offset))
+            except OSError as error:
+                self.free(where)
+                if error.errno != errno.EFBIG or offset == 0:
+                    raise
+                with self._lock:
+                    if self._file is file:
+                        self._retire()
 
     def read(self, where: Any, pins: Pins) -> int:
         """See Disk."""
@@ -271,10 +277,15 @@ class RemoteDisk:
 
     def close(self) -> None:
         """See Disk: removes the folder."""
-        if self._system is not None:
-            system, folder = self._system
-            with contextlib.suppress(Exception):
+        if self._system is None:
+            return
+        system, folder = self._system
+        for _ in range(CLOSE_TURNS):
+            with contextlib.suppress(Exception):  # a thread may free an object there meanwhile
                 system.rm(folder, recursive=True)
+            with contextlib.suppress(Exception):
+                if not system.exists(folder):
+                    return
 
 
 def _read_whole(file: Any, memory: memoryview) -> None:

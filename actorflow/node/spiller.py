@@ -147,24 +147,42 @@ class Spiller:
     # -- writing
 
     def _pump(self) -> None:
-        """Begins to write as much as is wanted and the threads take."""
+        """Begins to write as much as is wanted and the threads take; lets go of what is on disk already."""
         now_s = self._loop.time()
-        if not self._disks or now_s < self._paused_until_s:
+        if not self._disks:
             return
-        while self._writing < self._writers:
-            used_bytes = self._store.segment().object_bytes_used
-            if self._pressure.excess_bytes(now_s, used_bytes, self._leaving_bytes) <= 0:
-                return
+        if now_s < self._paused_until_s:
+            self._drop_written(now_s)
+            return
+        while self._writing < self._writers and self._is_more_wanted(now_s):
             pins = self._next_idle()
             if pins is None:
                 return
             if pins.is_written:
-                self._spill.commit(pins)
-                self._spill.room_ring()
+                self._commit_written(pins)
                 continue
             self._writing += 1
             self._leaving_bytes += pins.bytes
             self._begin(self._write(pins))
+
+    def _is_more_wanted(self, now_s: float) -> bool:
+        used_bytes = self._store.segment().object_bytes_used
+        return self._pressure.excess_bytes(now_s, used_bytes, self._leaving_bytes) > 0
+
+    def _drop_written(self, now_s: float) -> None:
+        """While nothing can be written: room is made by what was brought back and lies on disk still."""
+        if not self._is_more_wanted(now_s):
+            return
+        for candidate in self._spill.pick(LEAST_BYTES, written=True):
+            pins = self._spill.begin(candidate)
+            if pins is not None:
+                self._commit_written(pins)
+            if not self._is_more_wanted(now_s):
+                return
+
+    def _commit_written(self, pins: Pins) -> None:
+        self._spill.commit(pins)
+        self._spill.room_ring()
 
     def _next_idle(self) -> Pins | None:
         """The idle object that was not used for longest, held."""

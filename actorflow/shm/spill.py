@@ -111,9 +111,12 @@ class SpillStore:
 
     # -- writing
 
-    def pick(self, least_bytes: int) -> list[Candidate]:
-        """Idle objects of at least that size, those first that were not used for longest."""
-        count = lib.af_spill_pick(self._client, self._candidates, _MOST, least_bytes)
+    def pick(self, least_bytes: int, *, written: bool = False) -> list[Candidate]:
+        """Idle objects of at least that size, those first that were not used for longest.
+
+        `written`: only those that lie on disk already.
+        """
+        count = lib.af_spill_pick(self._client, self._candidates, _MOST, least_bytes, written)
         return [Candidate(c.block, c.generation, c.bytes) for c in self._candidates[0:count]]
 
     def begin(self, candidate: Candidate) -> Pins | None:

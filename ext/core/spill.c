@@ -135,7 +135,8 @@ static uint32_t candidate_insert(const struct af_client *node, struct af_spill_c
 }
 
 /* Without the lock: what is read here may be about to change, and af_spill_begin looks again. */
-uint32_t af_spill_pick(struct af_client *node, struct af_spill_candidate *candidates, uint32_t most, uint64_t least) {
+uint32_t af_spill_pick(struct af_client *node, struct af_spill_candidate *candidates, uint32_t most, uint64_t least,
+                       bool written) {
   const struct af_header *header = node->header;
   uint32_t count = 0, pages;
   for (uint64_t page = 0; page < header->wilderness_page; page += pages) {
@@ -148,7 +149,7 @@ uint32_t af_spill_pick(struct af_client *node, struct af_spill_candidate *candid
     af_off block = header->objects + page * AF_PAGE;
     struct af_object *object = object_at(node, block);
     if (!af_extent_used(word) || (uint64_t)pages * AF_PAGE < least || __atomic_load_n(&object->cell, __ATOMIC_ACQUIRE) == 0 || /* SYNC POINT owner */
-        object->references > AF_SPILL_REFERENCES ||
+        object->references > AF_SPILL_REFERENCES || (written && object->copy == 0) ||
         atomic_load_explicit(&object->block.count, memory_order_relaxed) != 1)
       continue;
     struct af_spill_candidate candidate = {block, af_block_generation(node, block),

@@ -69,8 +69,10 @@ void af_spill_return(struct af_client *client, af_off spilled);
 
 /* ---- the node ---- */
 
-/* The `most` idle objects of at least `least` bytes that were not used for longest, oldest first; returns how many. */
-uint32_t af_spill_pick(struct af_client *node, struct af_spill_candidate *candidates, uint32_t most, uint64_t least);
+/* The `most` idle objects of at least `least` bytes that were not used for longest, oldest first; returns how many.
+ * `written`: only of those that are on disk already. */
+uint32_t af_spill_pick(struct af_client *node, struct af_spill_candidate *candidates, uint32_t most, uint64_t least,
+                       bool written);
 /* Holds an object and its cell while it is written. AF_BUSY: it is in use, or gone. */
 int af_spill_begin(struct af_client *node, af_off block, uint32_t generation, struct af_spill_pins *pins);
 /* Makes the written object a spilled one and lets both go. AF_FULL: no room for its block: nothing has changed. */

@@ -147,8 +147,10 @@ class Program:
         method = self.random.choice(["keep", "give", "drop", "call", "see", "make", "fail", "leave"])
         if method == "leave" and self.random.random() < 0.7:
             return
-        arguments = {"keep": [self.box()], "give": [2], "call": [self.box()], "fail": [self.box()]}
-        self.refs.append(getattr(actor, method).remote(*arguments.get(method, [])))
+        arguments: list[Any] = [self.box()] if method in ("keep", "call", "fail") else []
+        if method == "give":
+            arguments.append(2)
+        self.refs.append(getattr(actor, method).remote(*arguments))
 
     def adopt(self) -> None:
         """Only those made before: handles in a circle keep each other alive."""

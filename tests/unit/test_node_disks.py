@@ -154,3 +154,20 @@ def test_what_the_tunable_names() -> None:
     ]
     assert len(open_disks("", "node")) == 1
     assert len(open_disks("none", "node")) == 0
+
+
+def test_a_folder_is_removed_though_something_in_it_went_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    fsspec = pytest.importorskip("fsspec")
+    disk = RemoteDisk("memory://raced", "node")
+    disk.write(FakePins(b"x" * 10))  # type: ignore[arg-type]
+    system = fsspec.filesystem("memory")
+    remove, refusals = type(system).rm, [FileNotFoundError("a thread was first")]
+
+    def rm(self: Any, *arguments: Any, **options: Any) -> None:
+        if refusals:
+            raise refusals.pop()
+        remove(self, *arguments, **options)
+
+    monkeypatch.setattr(type(system), "rm", rm)
+    disk.close()
+    assert not system.exists("/raced/actorflow-node")

@@ -35,7 +35,7 @@ static af_off spill(struct af_client *node, uint8_t *disk) {
   struct af_spill_candidate candidate;
   struct af_spill_pins pins;
   af_off spilled = 0;
-  if (af_spill_pick(node, &candidate, 1, 0) == 0 ||
+  if (af_spill_pick(node, &candidate, 1, 0, false) == 0 ||
       af_spill_begin(node, candidate.block, candidate.generation, &pins) != AF_OK)
     return 0;
   uint64_t skip = sizeof(struct af_object);
@@ -105,7 +105,7 @@ static void test_there_and_back(void) {
   struct af_spill_candidate candidate;
   struct af_spill_pins pins;
   af_off again;
-  CHECK(af_spill_pick(&node, &candidate, 1, 0) == 1, "one");
+  CHECK(af_spill_pick(&node, &candidate, 1, 0, false) == 1, "one");
   CHECK_OK(af_spill_begin(&node, candidate.block, candidate.generation, &pins));
   CHECK(pins.copy == spilled, "which need not be written again");
   CHECK_OK(af_spill_commit(&node, &pins, &again));
@@ -137,7 +137,7 @@ static void test_view_outlives_its_place(void) {
   segment_make(&node, MIB * 4, 0, 9 * MIB);
   af_off cell = value_make(&node, 0, 3);
   held(&node, cell, &hold);
-  CHECK(af_spill_pick(&node, &candidate, 1, 0) == 1, "one");
+  CHECK(af_spill_pick(&node, &candidate, 1, 0, false) == 1, "one");
   CHECK_OK(af_spill_begin(&node, candidate.block, candidate.generation, &pins));
   memcpy(disk, node.base + candidate.block, pins.bytes);
   CHECK_OK(af_value_hold(&node, cell, &block, &is_spilled, &view)); /* comes while it is being written */

@@ -135,7 +135,7 @@ static void write_one(struct party *party) {
   struct af_spill_candidate candidates[4];
   struct af_spill_pins pins;
   af_off spilled;
-  uint32_t count = af_spill_pick(party->client, candidates, 4, 0);
+  uint32_t count = af_spill_pick(party->client, candidates, 4, 0, false);
   if (count == 0)
     return;
   const struct af_spill_candidate *chosen = &candidates[dice(party, count)];
