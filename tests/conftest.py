@@ -19,7 +19,7 @@ import pytest
 
 LOOK_S = 0.02
 SEEDS = "0:100"
-PROGRAMS = "0:8"
+PROGRAMS = "0:4"
 
 # The machine may be busy: how long an example takes says nothing about it.
 hypothesis.settings.register_profile("actorflow", deadline=None, print_blob=True)

@@ -7,7 +7,6 @@ other, and nobody else changes the table.
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import sys
 from collections import Counter
@@ -20,7 +19,10 @@ from actorflow import _hot
 from actorflow.shm.store import Name, Store
 
 CONTAINERS = (tuple, dict)  # which the collector leaves out while they have nothing in them that it knows
-VIEW_WORD = 1  # of struct af_client: where its second mapping begins (ext/core/af.h)
+CHUNK = 10_000  # objects that are looked at together
+# The type of what keeps an object while there are views into it has no public name.
+VIEW: type = next(kind for kind in _hot.Hold.__subclasses__() if kind.__name__ == "Pin")
+INTERESTING = (_hot.Hold, _hot.Call, _hot.Target, _hot.Stream, np.ndarray, *CONTAINERS)
 
 
 class Census(NamedTuple):
@@ -55,7 +57,7 @@ def _holders() -> Iterator[tuple[Name, str]]:
     """The block that each live object of the runtime counts."""
     found: dict[int, Any] = {}
     for held in _everything():
-        if isinstance(held, _hot.Hold | _hot.Call) or _is_view(held):
+        if isinstance(held, (_hot.Hold, _hot.Call)):
             found[id(held)] = held
         elif isinstance(held, _hot.Target):
             found[id(held.mailbox)] = held.mailbox
@@ -64,41 +66,27 @@ def _holders() -> Iterator[tuple[Name, str]]:
             if not held.finished:
                 found[id(held.item)] = held.item
     for held in found.values():
-        if _is_view(held):
-            yield _name_of_view(held), "view"
-        else:
-            yield held.name, "reference" if isinstance(held, _hot.Reference) else "other"
+        is_reference = isinstance(held, _hot.Reference)
+        yield held.name, "view" if isinstance(held, VIEW) else "reference" if is_reference else "other"
 
 
-def _is_view(held: object) -> bool:
-    return type(held).__name__ == "Pin" and type(held).__module__ == "actorflow._hot"
-
-
-def _name_of_view(view: Any) -> Name:
-    """A view does not tell its block; its address does."""
-    address = int(np.frombuffer(view, np.uint8).__array_interface__["data"][0])
-    words = ctypes.cast(_hot.client_address(), ctypes.POINTER(ctypes.c_uint64))
-    offset = address - words[VIEW_WORD]
-    generation = np.frombuffer(view, np.uint32, 2)[1]
-    return offset, int(generation)
-
-
-def _everything() -> Iterator[Any]:
-    """All that is referred to by what the collector knows, and by the frames that run."""
-    seen: set[int] = set()
-    stack: list[Any] = []
-    for tracked in gc.get_objects():
-        stack.extend(gc.get_referents(tracked))
+def _everything() -> list[Any]:
+    """What of these kinds is referred to by what the collector knows, and by the frames that run."""
+    tracked = gc.get_objects()
+    found: list[Any] = []
+    for start in range(0, len(tracked), CHUNK):
+        referents = gc.get_referents(*tracked[start : start + CHUNK])
+        found += [item for item in referents if isinstance(item, INTERESTING)]
     for frame in sys._current_frames().values():
         outer: Any = frame
         while outer is not None:
-            stack.extend(outer.f_locals.values())
+            found.extend(outer.f_locals.values())
             outer = outer.f_back
-    while stack:
-        found = stack.pop()
-        if type(found) in CONTAINERS and not gc.is_tracked(found) and id(found) not in seen:
-            seen.add(id(found))
-            stack.extend(gc.get_referents(found))
-        elif isinstance(found, np.ndarray):
-            stack.append(found.base)
-        yield found
+    seen: set[int] = set()
+    for item in found:  # grows meanwhile
+        if type(item) in CONTAINERS and not gc.is_tracked(item) and id(item) not in seen:
+            seen.add(id(item))
+            found.extend(gc.get_referents(item))
+        elif isinstance(item, np.ndarray):
+            found.append(item.base)
+    return found

@@ -1,7 +1,7 @@
 """Tasks and actors that keep, pass on, give back and drop references and views, for random programs.
 
-A process that has run one of them answers two signals: SIGUSR1 with a census of itself, SIGUSR2 with one after it has
-dropped all that it kept. Answers are datagrams to a socket named after the node.
+A process that has run one of them answers two signals: SIGUSR1 with a census of itself, SIGUSR2 once it has dropped all
+that it kept. Answers are datagrams to a socket named after the node.
 """
 
 from __future__ import annotations
@@ -61,11 +61,18 @@ def address(node_id: bytes) -> bytes:
     return b"\0actorflow-census-" + node_id.hex().encode()
 
 
-def _answer(number: int, _: Any) -> None:
-    if number == signal.SIGUSR2:
-        KEPT.clear()
-        gc.collect()
-    told = json.dumps([os.getpid(), *take_census()])
+def _drop(_: int, __: Any) -> None:
+    KEPT.clear()
+    gc.collect()
+    _answer([])
+
+
+def _count(_: int, __: Any) -> None:
+    _answer(take_census().differences)
+
+
+def _answer(differences: list[str]) -> None:
+    told = json.dumps([os.getpid(), differences])
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as teller, contextlib.suppress(OSError):
         teller.sendto(told.encode()[:60000], address(_hot.identity()[0]))
 
@@ -73,8 +80,8 @@ def _answer(number: int, _: Any) -> None:
 def answer_signals() -> None:
     """From now on this process answers; by its main thread."""
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGUSR1, _answer)
-        signal.signal(signal.SIGUSR2, _answer)
+        signal.signal(signal.SIGUSR1, _count)
+        signal.signal(signal.SIGUSR2, _drop)
 
 
 # -- tasks

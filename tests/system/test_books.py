@@ -9,7 +9,7 @@ import pytest
 import actorflow as af
 from tests.system import book_programs, keepers
 
-STORE_BYTES = 24 * 1024 * 1024  # so that there is spilling
+STORE_BYTES = 64 * 1024 * 1024  # so that there is spilling
 
 
 @pytest.fixture(scope="module")
