@@ -1,13 +1,10 @@
-"""Values whose files are lost: made again by their calls, with all that those need, or refused with the reason."""
+"""Values whose files are lost: made again by their calls, with all that those need."""
 
 from __future__ import annotations
 
-import functools
 import os
-import signal
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,112 +12,30 @@ import numpy as np
 import pytest
 
 import actorflow as af
-from actorflow import _hot
+from actorflow.client import runtime as runtimes
 from actorflow.errors import ReconstructionFailedError
-from actorflow.shm.store import Role, Store
 from tests.conftest import wait_until
+from tests.system.conftest import stored_bytes
+from tests.system.lineage_bodies import (
+    PIECE_BYTES,
+    Array,
+    Runs,
+    delete,
+    fill,
+    flip,
+    lose_all,
+    make,
+    piece,
+    plus,
+    read,
+    runs,
+    start,
+    truncate,
+)
+
+__all__ = ["runs", "start"]  # fixtures
 
 pytest.importorskip("fsspec")
-
-STORE_BYTES = 64 * 1024 * 1024
-PIECE_BYTES = 4 * 1024 * 1024
-PIECES = STORE_BYTES // PIECE_BYTES  # more than fit
-
-Array = np.ndarray[Any, Any]
-
-
-@pytest.fixture
-def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
-    """Starts a private node that spills to files in `tmp_path`; afterwards its books are checked."""
-
-    @contextmanager
-    def started(num_cpus: int = 2, **settings: str) -> Iterator[af.Runtime]:
-        monkeypatch.setenv("ACTORFLOW_SPILL_DIRECTORIES", f"file://{tmp_path}")
-        for name, value in settings.items():
-            monkeypatch.setenv(f"ACTORFLOW_{name}", value)
-        with af.init(num_cpus=num_cpus, object_store_memory=STORE_BYTES) as runtime:
-            yield runtime
-            store = Store(_hot.client_address())
-            wait_until(lambda: store.segment().object_bytes_used == 0, 20, "the store is empty")
-            wait_until(lambda: store.audit().clean, 20, "the books agree")
-
-    return started
-
-
-def files(tmp_path: Path) -> list[Path]:
-    return [entry for entry in tmp_path.rglob("*") if entry.is_file()]
-
-
-def fill() -> None:
-    """Puts so much that all that lay in the store before is on disk."""
-    refs = [af.put(np.zeros(PIECE_BYTES, dtype=np.uint8)) for _ in range(2 * PIECES)]
-    del refs
-
-
-def delete(file: Path) -> None:
-    file.unlink()
-
-
-def truncate(file: Path) -> None:
-    os.truncate(file, PIECE_BYTES // 2)
-
-
-def flip(file: Path) -> None:
-    with file.open("r+b") as spoiled:
-        spoiled.seek(PIECE_BYTES // 2)
-        byte = spoiled.read(1)[0]
-        spoiled.seek(PIECE_BYTES // 2)
-        spoiled.write(bytes([byte ^ 1]))
-
-
-def lose_all(tmp_path: Path, how: Callable[[Path], None] = delete) -> int:
-    """Has everything that is in the store spilled, and its files lost; returns how many."""
-    fill()
-    lost = 0
-    for file in files(tmp_path):
-        with suppress(FileNotFoundError):  # of what was put only to fill the store
-            if file.stat().st_size >= PIECE_BYTES:  # else it is being written just now, and is such a one
-                how(file)
-                lost += 1
-    return lost
-
-
-class Runs:
-    """Counts runs of tasks, in files."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        folder.mkdir()
-
-    def note(self, name: str) -> int:
-        """Another run; returns how many there were before."""
-        before = self.of(name)
-        (self.folder / f"{name}-{before}").touch(exist_ok=False)
-        return before
-
-    def of(self, name: str) -> int:
-        return len(list(self.folder.glob(f"{name}-*")))
-
-
-@pytest.fixture
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
-    return Runs(tmp_path_factory.mktemp("runs") / "of")
-
-
-def piece(number: int) -> Array:
-    return np.random.default_rng(number).integers(0, 255, PIECE_BYTES, dtype=np.uint8)
-
-
-@af.remote
-def make(runs: Runs, number: int) -> Array:
-    runs.note("make")
-    return piece(number)
-
-
-@af.remote
-def plus(runs: Runs, name: str, *arrays: Array) -> Array:
-    runs.note(name)
-    return np.asarray(sum(arrays[1:], start=arrays[0] + np.uint8(1)))
 
 
 @pytest.mark.parametrize("how", [delete, truncate, flip])
@@ -135,6 +50,47 @@ def test_a_result_is_made_again(start: Any, tmp_path: Path, runs: Runs, how: Cal
         assert np.array_equal(af.get(ref), piece(7))  # it is spilled and read like any other
         assert runs.of("make") == 2
         del ref
+
+
+def nameless_files() -> list[Path]:
+    """Those of the node in a local directory."""
+    current = runtimes.current()
+    assert current is not None
+    assert current._connection is not None
+    folder = Path("/proc", str(current._connection.node_pid), "fd")
+    return [
+        entry for entry in folder.iterdir() if "(deleted)" in _target(entry) and "memfd" not in _target(entry)
+    ]
+
+
+def _target(entry: Path) -> str:
+    try:
+        return os.readlink(entry)
+    except FileNotFoundError:
+        return ""
+
+
+def zero(file: Path) -> None:
+    file.write_bytes(bytes(file.stat().st_size))
+
+
+def cut(file: Path) -> None:
+    os.truncate(file, 0)
+
+
+@pytest.mark.parametrize("how", [zero, cut])
+def test_local_files_without_a_name(start: Any, runs: Runs, how: Callable[[Path], None]) -> None:
+    with start(place=""):
+        made, put = make.remote(runs, 7), af.put(piece(8))
+        af.wait([made])
+        fill()
+        for file in nameless_files():
+            how(file)
+        with pytest.raises(af.ObjectLostError, match=r"a file without a name, from byte .* it was put"):
+            af.get(put)
+        assert np.array_equal(af.get(made), piece(7))
+        assert runs.of("make") == 2
+        del made, put
 
 
 def test_a_chain_all_of_which_is_lost_and_held(start: Any, tmp_path: Path, runs: Runs) -> None:
@@ -166,10 +122,6 @@ def test_a_chain_whose_inputs_were_freed(start: Any, tmp_path: Path, runs: Runs)
         del third
 
 
-def stored_bytes() -> int:
-    return Store(_hot.client_address()).segment().object_bytes_used
-
-
 def test_a_task_whose_argument_is_lost_gives_its_cpu_back(start: Any, tmp_path: Path, runs: Runs) -> None:
     with start(num_cpus=1):
         first = make.remote(runs, 1)
@@ -178,10 +130,6 @@ def test_a_task_whose_argument_is_lost_gives_its_cpu_back(start: Any, tmp_path: 
         assert np.array_equal(af.get(plus.remote(runs, "user", first)), piece(1) + np.uint8(1))
         assert runs.of("make") == 2
         del first
-
-
-def read(ref: Any, number: int, found: list[bool]) -> None:
-    found.append(np.array_equal(af.get(ref), piece(number)))
 
 
 def test_many_readers_wait_for_one_run(start: Any, tmp_path: Path, runs: Runs) -> None:
@@ -295,83 +243,6 @@ def test_another_kind_of_value_the_second_time(start: Any, tmp_path: Path, runs:
         del second
 
 
-def running_workers() -> list[int]:
-    return [slot.pid for slot in Store(_hot.client_address()).slots(Role.WORKER) if slot.running]
-
-
-def test_a_worker_killed_while_it_makes_a_value_again(start: Any, tmp_path: Path, runs: Runs) -> None:
-    gate = tmp_path.parent / f"{tmp_path.name}-gate"
-
-    @af.remote(max_retries=2)
-    def slow() -> Array:
-        if runs.note("slow") == 1:
-            os.mkfifo(gate)
-            with gate.open():
-                pass
-        return piece(9)
-
-    with start():
-        ref = slow.remote()
-        af.wait([ref])
-        lose_all(tmp_path)
-        found: list[bool] = []
-        reader = threading.Thread(target=read, args=(ref, 9, found))
-        reader.start()
-        wait_until(gate.exists, 20, "it runs again")
-        for pid in running_workers():
-            os.kill(pid, signal.SIGKILL)
-        reader.join()
-        assert found == [True]
-        assert runs.of("slow") == 3
-        lose_all(tmp_path)
-        with pytest.raises(ReconstructionFailedError, match="used up"):
-            af.get(ref)
-        del ref
-
-
-def outcome_of(call: Callable[[], Any]) -> Any:
-    try:
-        return call()
-    except af.ActorflowError as error:
-        return error
-
-
-def test_what_is_not_made_again_says_why(start: Any, tmp_path: Path, runs: Runs) -> None:
-    @af.remote(max_retries=0)
-    def never() -> Array:
-        return piece(1)
-
-    @af.remote
-    class Maker:
-        def make(self) -> Array:
-            return piece(2)
-
-        def items(self) -> Iterator[Array]:
-            yield piece(4)
-
-    with start():
-        actor = Maker.remote()
-        stream = actor.items.options(num_returns="streaming").remote()
-        refs = {
-            "max_retries=0": never.remote(),
-            "max_task_retries": actor.make.remote(),
-            "it was put": af.put(piece(3)),
-            "item of a generator": next(stream),
-            "over 100 KiB by value": plus.remote(runs, "user", piece(5)),
-        }
-        af.wait(list(refs.values()), num_returns=len(refs))
-        lose_all(tmp_path)
-        for why, ref in refs.items():
-            error = outcome_of(functools.partial(af.get, ref))
-            assert isinstance(error, af.ObjectLostError)
-            assert error.object_id == ref.hex()
-            assert why in str(error)
-            assert str(tmp_path) in str(error)
-        assert runs.of("user") == 1
-        refs.clear()
-        del ref, error, actor, stream
-
-
 def test_a_method_that_may_be_retried_is_run_again(start: Any, tmp_path: Path, runs: Runs) -> None:
     @af.remote(max_restarts=1, max_task_retries=1)
     class Maker:
@@ -391,63 +262,6 @@ def test_a_method_that_may_be_retried_is_run_again(start: Any, tmp_path: Path, r
         with pytest.raises(ReconstructionFailedError, match="used up"):
             af.get(ref)
         del ref, actor, source
-
-
-def test_lineage_keeps_no_actor_and_no_put_value_alive(start: Any, tmp_path: Path, runs: Runs) -> None:
-    @af.remote
-    class Source:
-        def pid(self) -> int:
-            return os.getpid()
-
-    @af.remote
-    def through(source: Any, refs: list[Any]) -> Array:
-        assert af.get(source.pid.remote()) > 0
-        return np.asarray(af.get(refs[0]) + np.uint8(1))
-
-    with start():
-        source = Source.remote()
-        given = af.put(piece(1))
-        ref = through.remote(source, [given])
-        af.wait([ref])
-        pid = af.get(source.pid.remote())
-        del source, given
-        wait_until(lambda: stored_bytes() < 2 * PIECE_BYTES, 20, "the put value is freed")
-        wait_until(lambda: not Path("/proc", str(pid)).exists(), 20, "the actor has ended")
-        lose_all(tmp_path)
-        with pytest.raises(ReconstructionFailedError, match="something that it was made from is gone"):
-            af.get(ref)
-        del ref
-
-
-def test_beyond_the_budget_the_oldest_are_forgotten(start: Any, tmp_path: Path, runs: Runs) -> None:
-    with start(num_cpus=1, LINEAGE_BUDGET_BYTES=str(64 * 1024)):  # one worker: they end in the order made
-        text = b"x" * 15_000  # an argument that is kept beside the call
-        refs = [kept.remote(runs, i, text) for i in range(8)]
-        af.wait(refs, num_returns=len(refs))
-        lose_all(tmp_path)
-        found = [outcome_of(functools.partial(af.get, ref)) for ref in refs]
-        is_lost = [isinstance(one, ReconstructionFailedError) for one in found]
-        assert 4 <= sum(is_lost) < len(refs)
-        assert is_lost == sorted(is_lost, reverse=True)
-        assert all("over its budget" in str(one) for one, lost in zip(found, is_lost, strict=True) if lost)
-        found.clear()
-        del refs
-
-
-@af.remote
-def kept(runs: Runs, number: int, _: bytes) -> Array:
-    runs.note(f"kept{number}")
-    return piece(number)
-
-
-def test_without_a_budget_nothing_is_kept(start: Any, tmp_path: Path, runs: Runs) -> None:
-    with start(LINEAGE_BUDGET_BYTES="0"):
-        ref = make.remote(runs, 1)
-        af.wait([ref])
-        lose_all(tmp_path)
-        with pytest.raises(ReconstructionFailedError, match="was not kept"):
-            af.get(ref)
-        del ref
 
 
 async def test_awaited(start: Any, tmp_path: Path, runs: Runs) -> None:
