@@ -7,8 +7,9 @@
  * object (not the cell) alive until the view goes. Restoring is the same in the other direction; the object then owns
  * the SPILLED block as its `copy`, so its bytes stay on disk and it can be spilled again without being written.
  * Both blocks count the references in the value for themselves, so what they refer to lives as long as either.
- * Who writes: `value` of a DONE cell the node alone, by CAS. An object's `cell` whoever completes it, before DONE: the
- * node finds the owner of an object by it. `used` anyone (a hint). A SPILLED block: the node; `turn` is its futex.
+ * Who writes: `value` of a DONE cell the node alone, by CAS. An object's `cell` whoever completes it, before DONE (the
+ * node finds the owner of an object by it); then the node, which gives the value to another (af_lineage_deliver). `used`
+ * anyone (a hint). A SPILLED block: the node; `turn` is its futex.
  * Readers hold what they read (af_value_hold): they count the block that the word named and look at the word again;
  * only if it is unchanged the count is of the cell's value. An idle object is one that only its cell counts.
  * The last drop of a SPILLED block puts it on header.spill_returned (linked through block.next, count 0, as extents that
