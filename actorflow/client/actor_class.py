@@ -177,6 +177,18 @@ class ActorClass:
     def _credit(self, session: runtime.Runtime) -> int:
         return max(self._options.max_pending_calls, session.lane_credit)
 
+    def __getattr__(self, name: str) -> Any:
+        """Only for what is not there. AttributeError says how a method is called."""
+        cls = self.__dict__.get("cls")
+        if cls is None or _is_special(name) or not callable(getattr(cls, name, None)):
+            raise AttributeError(
+                f"an actor class has no attribute {name!r}: what its actors have, methods alone reach"
+            )
+        raise AttributeError(
+            f"{name!r} is a method of the actors of {cls.__name__}: make one with {cls.__name__}.remote(...), and "
+            f"call its {name}.remote(...)"
+        )
+
     def __mro_entries__(self, bases: tuple[Any, ...]) -> tuple[type]:
         return (self.cls,)
 

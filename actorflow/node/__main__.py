@@ -82,14 +82,20 @@ def _serve(arguments: Arguments, driver: socket.socket | None) -> int:
     store_bytes = arguments.object_store_bytes
     if store_bytes is None:
         store_bytes = int(machine.memory_bytes() * settings.object_store_fraction)
-    memfd = _hot.create(
-        node_id,
-        settings.client_slots,
-        settings.message_memory_bytes,
-        settings.control_reserve_bytes,
-        store_bytes,
-        settings.spin_us,
-    )
+    try:
+        memfd = _hot.create(
+            node_id,
+            settings.client_slots,
+            settings.message_memory_bytes,
+            settings.control_reserve_bytes,
+            store_bytes,
+            settings.spin_us,
+        )
+    except OSError as error:
+        raise ValueError(
+            f"this system gives no memory of {store_bytes:,} bytes for objects (object_store_memory) and "
+            f"{settings.message_memory_bytes:,} for messages: {error.strerror}"
+        ) from None
     become_subreaper()
     # What only the node has: its driver, or where it says its address.
     own = driver.fileno() if driver is not None else _take_stdout()

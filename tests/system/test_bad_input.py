@@ -46,6 +46,26 @@ def test_an_argument_that_cannot_be_pickled_is_named_with_its_member() -> None:
         bodies.Counter.remote(threading.Lock())
 
 
+def test_a_method_of_a_class_instead_of_an_actor() -> None:
+    with pytest.raises(
+        AttributeError, match=r"make one with Counter\.remote\(\.\.\.\), and call its add\.remote"
+    ):
+        bodies.Counter.add.remote()
+    with pytest.raises(AttributeError, match="no attribute 'subtract'"):
+        _ = bodies.Counter.subtract
+    assert not hasattr(bodies.Counter, "__fspath__")
+
+
+def test_a_store_that_no_system_can_give() -> None:
+    """In a process of its own: this one has a runtime."""
+    program = "import actorflow as af; af.init(object_store_memory=2**48)"
+    ended = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert ended.returncode == 1
+    assert "281,474,976,710,656 bytes for objects (object_store_memory)" in ended.stderr
+
+
 def test_names_that_are_no_texts_or_do_not_exist() -> None:
     nobody = bodies.Counter.remote()
     af.get(nobody.add.remote())
