@@ -347,7 +347,7 @@ class Writer(End):
 
     def write(self, value: Any, timeout: float | None = None) -> None:
         """Waits for a free slot (as get waits), packs the value as put does, publishes it. TimeoutError; ChannelClosed;
-        what packing raises: then nothing was written."""
+        what packing raises: then nothing was written. Room in the store is waited for as put does, beside `timeout`."""
 
     def write_error(self, data: bytes, timeout: float | None = None) -> None:
         """The same with ERROR bytes, which `read` raises."""
