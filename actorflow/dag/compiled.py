@@ -51,7 +51,9 @@ class CompiledGraph:
         self._graph = graph
         self._options = options
         self._lock = threading.RLock()
+        self._whole_writer: _hot.Writer | None = None  # where the input is not taken apart
         self._begun = 0  # executions
+        self._room = 0  # how many may be begun, as far as was looked at
         self._session = runtime.require()
         self._handles = [method.handle for method in methods]
         self._plan: Schedule = schedule(graph, self._name)
@@ -74,6 +76,8 @@ class CompiledGraph:
         ]
         self._inputs = [(access, _hot.Writer(channels[number])) for access, number in self._plan.inputs]
         self._ends += [writer for _, writer in self._inputs]
+        if self._graph.accesses == (None,):
+            self._whole_writer = self._inputs[0][1]
         copies = [self._plan.outputs.count(index) for index in range(len(self._plan.results))]
         for end, count in zip(self._plan.results, copies, strict=True):
             reader = _hot.Reader(channels[end.channel], end.reader)
@@ -81,6 +85,7 @@ class CompiledGraph:
             label = self._plan.channels[end.channel].label
             most = self._options.max_buffered_results
             self._streams.append(ResultStream(reader, label, count, most, self._find_end))
+        self._only_stream = None if self._graph.is_list else self._streams[0]
         self._members.install(self._plan.members, channels)
 
     # -- executing
@@ -94,13 +99,29 @@ class CompiledGraph:
         graph: ChannelTimeoutError after submit_timeout seconds.
         """
         with self._lock:
-            index = self._begin(args, kwargs)
-        refs = self._refs(index)
-        return refs if self._graph.is_list else refs[0]
+            writer = self._whole_writer
+            if (
+                writer is None
+                or self._begun >= self._room
+                or len(args) != 1
+                or kwargs
+                or self._end is not None
+            ):
+                index = self._begin(args, kwargs)
+            else:  # the same, quicker
+                try:
+                    writer.write(args[0], self._options.submit_timeout)
+                except BaseException as error:
+                    raise self._unwritten(0, args[0], error) from None
+                index = self._begun
+                self._begun = index + 1
+        if self._only_stream is not None:
+            return CompiledRef(self, self._only_stream, index)
+        return self._refs(index)
 
     async def execute_async(self, *args: Any, **kwargs: Any) -> Any:
         """As `execute`; the refs are to be awaited, as those of `execute` can be."""
-        while self._begun - self._finished() >= self._options.max_inflight_executions:
+        while self._is_full():
             oldest = self._finished()
             if not all(stream.is_dropped(oldest) for stream in self._streams):
                 break
@@ -115,10 +136,9 @@ class CompiledGraph:
         if self._end is not None:
             raise self._find_end()
         self._signature.check(args, kwargs)
-        if self._begun - self._finished() >= self._options.max_inflight_executions:
+        if self._is_full():
             self._make_room()
-        values = [input_part(access, args, kwargs) for access, _ in self._inputs]
-        self._write(values)
+        self._write([input_part(access, args, kwargs) for access, _ in self._inputs])
         index = self._begun
         self._begun += 1
         return index
@@ -131,6 +151,13 @@ class CompiledGraph:
         for stream in self._streams:
             stream.take_dropped(oldest, self._options.submit_timeout)
 
+    def _is_full(self) -> bool:
+        """Whether as many executions are in flight as may be."""
+        if self._begun < self._room:
+            return False
+        self._room = self._finished() + self._options.max_inflight_executions
+        return self._begun >= self._room
+
     def _finished(self) -> int:
         """How many executions have had all their results read."""
         return min(stream.position for stream in self._streams)
@@ -140,16 +167,16 @@ class CompiledGraph:
         for number, value in enumerate(values):
             try:
                 self._inputs[number][1].write(value, self._options.submit_timeout)
-            except _hot.ChannelClosed:
-                raise self._find_end() from None
-            except _hot.NodeGoneError:
-                raise blocking.node_error() from None
             except BaseException as error:
-                self._undo(number, error)
                 raise self._unwritten(number, value, error) from None
 
     def _unwritten(self, number: int, value: Any, error: BaseException) -> BaseException:
-        """What the user is told where a part of the input could not be written."""
+        """A part of the input could not be written: takes back what was, and says what the user is told."""
+        if isinstance(error, _hot.ChannelClosed):
+            return self._find_end()
+        if isinstance(error, _hot.NodeGoneError):
+            return blocking.node_error()
+        self._undo(number, error)
         access, _ = self._inputs[number]
         name = "input" if access is None else f"input {access!r}"
         if type(error) is TimeoutError:

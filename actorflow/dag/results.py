@@ -12,7 +12,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Generator
 from time import monotonic
-from typing import Any
+from typing import Any, NoReturn
 
 from actorflow import _hot
 from actorflow.client import blocking
@@ -50,9 +50,15 @@ class ResultStream:
     def get(self, index: int, timeout: float | None) -> Any:
         """The result of an execution. Raises its error, ChannelTimeoutError, and why the graph has ended."""
         deadline = None if timeout is None else monotonic() + timeout
-        if not self._lock.acquire(timeout=-1 if timeout is None else timeout):
+        if not (self._lock.acquire() if timeout is None else self._lock.acquire(timeout=timeout)):
             raise self._late(timeout)
         try:
+            if self.position == index and self._copies == 1 and not self._waiting:  # as below, quicker
+                is_value, outcome = self._next(timeout, timeout)
+                self.position = index + 1
+                if is_value:
+                    return outcome
+                raise outcome
             while self.position <= index:
                 self._read(index, None if deadline is None else max(0.0, deadline - monotonic()), timeout)
             is_value, outcome = self._hand_out(index)
@@ -225,7 +231,8 @@ class CompiledRef(ReadOnce):
         Raises the execution's error; ChannelTimeoutError, after which it can be asked again; ValueError where it was
         read before; ActorDiedError or ChannelError where the graph has ended.
         """
-        self._check_unread()
+        if self._is_read:
+            self._refuse_again()
         try:
             value = self._stream.get(self._index, timeout)
         except (ChannelTimeoutError, GraphCapacityError, KeyboardInterrupt):
@@ -237,16 +244,16 @@ class CompiledRef(ReadOnce):
         return value
 
     def __await__(self) -> Generator[Any, None, Any]:
-        self._check_unread()
+        if self._is_read:
+            self._refuse_again()
         if self._stream.position <= self._index:
             yield from self._stream.wait(self._index)
         return self.get(0.0)
 
-    def _check_unread(self) -> None:
-        if self._is_read:
-            raise ValueError(
-                f"{self!r} was read before: a result of a compiled graph is handed out once; keep the value"
-            )
+    def _refuse_again(self) -> NoReturn:
+        raise ValueError(
+            f"{self!r} was read before: a result of a compiled graph is handed out once; keep the value"
+        )
 
     def __del__(self) -> None:
         if not self._is_read:

@@ -482,3 +482,35 @@ graph.teardown(kill_actors=True)
 assert not af.is_initialized()
 """
     subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
+
+
+@KINDS
+@pytest.mark.parametrize("place", [0, 1, 2], ids=["first", "middle", "last"])
+def test_a_kill_at_any_moment_of_a_graphs_life(kind: Any, place: int) -> None:
+    """Compile, executions and teardown, with one of the actors killed later each time, as far as beyond the end."""
+    others = [kind.remote() for _ in range(2)]
+    for trial in range(10):
+        victim = kind.remote()
+        actors = [*others[:place], victim, *others[place:]]
+        pid = af.get(victim.pid())
+        killer = threading.Timer(trial * 0.001, os.kill, (pid, signal.SIGKILL))
+        killer.start()
+        try:
+            graph = chain(*(actor.echo for actor in actors))
+            for start in range(0, 50, 10):
+                refs = [graph.execute(start + number) for number in range(10)]
+                assert af.get(refs, timeout=BUSY_S) == list(range(start, start + 10))
+            graph.teardown()
+        except af.ActorDiedError as error:
+            assert error.death.pid in (pid, None)
+        killer.join()
+        assert [af.get(other.add(trial), timeout=BUSY_S) for other in others] == [trial, trial]
+
+
+def test_an_actor_killed_by_the_runtime_while_a_graph_uses_it() -> None:
+    actor, other = Stepper.remote(), Stepper.remote()
+    graph = chain(actor.echo, other.echo)
+    af.kill(actor)
+    with pytest.raises(af.ActorDiedError, match="killed on request"):
+        run_many(graph)
+    assert af.get(other.add(1)) == 1

@@ -18,6 +18,7 @@ TOP = (
 )
 
 MODULES = {
+    "actorflow.dag": "DAGNode InputNode InputAttributeNode ClassMethodNode MultiOutputNode",
     "actorflow.actor": "ActorHandle ActorClass ActorMethod exit_actor method",
     "actorflow.remote_function": "RemoteFunction",
     "actorflow.runtime_context": "RuntimeContext get_runtime_context",
