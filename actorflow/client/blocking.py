@@ -96,6 +96,8 @@ def get_briefly(references: list[Any]) -> list[Any]:
         _raise_if_deadlock(unfinished, len(unfinished))
     try:
         return _hot.get_many(references)
+    except _hot.CircularWaitError as found:
+        raise circular(found) from None
     except _hot.NodeGoneError:
         raise node_error() from None
 

@@ -13,11 +13,10 @@ import pytest
 import actorflow as af
 from actorflow import dag
 from actorflow.dag import InputNode, MultiOutputNode
-from tests.system.graph_bodies import PAUSE_S, AsyncStepper, Stepper, Threaded
+from tests.system.graph_bodies import PAUSE_S, AsyncStepper, Stepper
+from tests.system.graph_wiring import KINDS
 
 pytestmark = pytest.mark.usefixtures("runtime")
-
-KINDS = pytest.mark.parametrize("kind", [Stepper, AsyncStepper, Threaded], ids=["sync", "async", "threaded"])
 
 
 def compiled(end: dag.DAGNode, **options: Any) -> dag.CompiledGraph:

@@ -23,6 +23,7 @@ async def work_async(): return os.getpid()
 @af.remote
 class Counter:
     def say(self): return os.getpid()
+    def step(self, value): return os.getpid()
 
 def seen():
     return {(event["name"], event["pid"]) for event in af.timeline() if event["ph"] == "X"}
@@ -32,7 +33,11 @@ with af.init(num_cpus=1):
     counter = Counter.remote()
     wanted = {("work", af.get(work.remote())), ("work_async", af.get(work_async.remote()))}
     wanted.add(("Counter.say", af.get(counter.say.remote())))
-    del counter
+    with af.dag.InputNode() as inp:
+        graph = counter.step.bind(inp).experimental_compile()
+    wanted.add(("Counter.step", af.get(graph.execute(1))))
+    graph.teardown()
+    del counter, graph, inp
     end = time.monotonic() + 30
     while not seen() >= wanted:
         assert time.monotonic() < end, (seen(), wanted)
