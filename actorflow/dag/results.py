@@ -53,7 +53,8 @@ class ResultStream:
         if not (self._lock.acquire() if timeout is None else self._lock.acquire(timeout=timeout)):
             raise self._late(timeout)
         try:
-            if self.position == index and self._copies == 1 and not self._waiting:  # as below, quicker
+            if self.position == index and self._copies == 1 and not (self._waiting or self._dropped):
+                # As below, quicker.
                 is_value, outcome = self._next(timeout, timeout)
                 self.position = index + 1
                 if is_value:
