@@ -105,11 +105,24 @@ asyncio.run(run())
 """
 
 
-@pytest.mark.parametrize("words", ["async def main()", "\nwith af.init()"], ids=["async", "sync"])
+@pytest.mark.parametrize(
+    "words", ["async def main()", "\nwith af.init():\n    counter"], ids=["async", "sync"]
+)
 def test_readme_counter(environment: dict[str, str], words: str, tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(readme_block(words))
     assert run(environment, script).stdout == "[0, 1, 3, 6, 10]\n"
+
+
+def test_readme_graph(environment: dict[str, str], tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(readme_block("InputNode"))
+    assert run(environment, script).stdout.splitlines() == [
+        "[0, 6, 12, 18, 24]",
+        "0: Stage.scale [actor 0] <- input (auto)",
+        "1: Stage.scale [actor 1] <- 0 (auto)",
+        "outputs <- 1 (auto)",
+    ]
 
 
 def test_readme_fastapi(environment: dict[str, str], tmp_path: Path) -> None:
