@@ -164,7 +164,7 @@ class Rebuilder:
             self._do(self._lineage.refused(call, _WHY_NOT[can]))
             return
         inputs = self._store.inputs(call)
-        lost = [await self._is_lost(one.disk) for one in inputs if one.disk is not None]
+        lost = await asyncio.gather(*(self._is_lost(one.disk) for one in inputs if one.disk is not None))
         if any(lost) or any(one.is_gone and one.call is None for one in inputs):
             for one in inputs:
                 if one.call is not None:
