@@ -24,9 +24,8 @@ from actorflow.node.pidfds import Watch
 from actorflow.node.zygote_link import ZygoteLink
 from actorflow.shm.store import Role, SlotState, Store, StoreError
 
-STATUS_WAIT_S = (
-    0.015  # the zygote reports within 1 ms unless it is stopped; a death is to be settled within 20 ms
-)
+STATUS_WAIT_S = 0.015  # the zygote reports within 1 ms; a death is to be settled within 20 ms
+BUSY_STATUS_WAIT_S = 0.25  # on a machine so busy that it has not: unless it is stopped, it will
 YOUNG_S = 1.0  # a worker that is to end at its start does so in milliseconds
 COMMAND_CREDIT = 16  # orders that one worker may have before it: serve, leave, exit, and a few
 
@@ -209,7 +208,14 @@ class Workers:
 
     def _ended(self, worker: Worker) -> None:
         """The pidfd says so; the zygote is about to say how."""
-        self._loop.call_later(STATUS_WAIT_S, self._gone, worker, self._death_of(worker, None))
+        self._loop.call_later(STATUS_WAIT_S, self._unreported, worker)
+
+    def _unreported(self, worker: Worker) -> None:
+        """The zygote has had its time to say how, if it has not done so."""
+        if worker.id not in self._workers:
+            return
+        wait_s = BUSY_STATUS_WAIT_S if self._link.can_report() else 0.0
+        self._loop.call_later(wait_s, self._gone, worker, self._death_of(worker, None))
 
     def _death_of(self, worker: Worker, status: int | None) -> Death:
         if worker.sentence is not None:

@@ -8,6 +8,7 @@ import signal
 import socket
 from collections import deque
 from collections.abc import Callable
+from pathlib import Path
 from typing import Protocol
 
 from actorflow.node.pidfds import Watch
@@ -58,6 +59,14 @@ class ZygoteLink:
     def is_alive(self) -> bool:
         """Whether it can still tell of deaths."""
         return not self._ended.done()
+
+    def can_report(self) -> bool:
+        """Whether it runs: it is neither dead nor stopped."""
+        try:
+            state = Path("/proc", str(self._pid), "stat").read_text().rpartition(")")[2].split()[0]
+        except OSError:
+            return False
+        return state not in "TtZX"
 
     async def end(self, limit_s: float) -> None:
         """Has the zygote end every worker and itself; kills it if that takes longer than `limit_s`."""

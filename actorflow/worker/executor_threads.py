@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from actorflow import _hot
 from actorflow.worker import generators, interrupts, settling
@@ -111,11 +112,8 @@ class ThreadsExecutor:
             name = body.name
             interrupts.refuse_cancelled(call)
             args, kwargs = call.arguments()
-            _hot.enter(call)
             retry_on = body.retry_on
-            value = body.function(*args, **kwargs)
-            if call.returns != 1:
-                value = generators.collect(call, value, name)
+            value = _value_of(call, body, args, kwargs)
         except settling.ExitActor:
             self._leaving.append(call)
             self._is_to_leave = True
@@ -123,5 +121,13 @@ class ThreadsExecutor:
             settling.fail(call, error, name, retry_on)
         else:
             settling.settle(call, value, name)
-        finally:
-            _hot.enter(None)
+
+
+def _value_of(call: _hot.Call, body: Body, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """What the method gives. It has left the call when others can see its result."""
+    _hot.enter(call)
+    try:
+        value = body.function(*args, **kwargs)
+        return value if call.returns == 1 else generators.collect(call, value, body.name)
+    finally:
+        _hot.enter(None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -39,8 +40,9 @@ def close_streams() -> str:
     print("before")
     sys.stdout.close()
     sys.stderr.close()
-    os.close(1)
-    os.close(2)
+    for descriptor in (1, 2):
+        with contextlib.suppress(OSError):  # an earlier call has closed it
+            os.close(descriptor)
     return "closed"
 
 
