@@ -88,9 +88,12 @@ def identity() -> tuple[bytes, int, int]:
 def fork_prepare() -> None: ...
 def fork_child() -> None: ...
 def fork_parent(forked: bool = True) -> None: ...
-def serve_zygote(node_socket: int, node_pidfd: int) -> tuple[int, int, tuple[int, int]] | None:
+def serve_zygote(
+    node_socket: int, node_pidfd: int, driver_pidfd: int, patience_s: float
+) -> tuple[int, int, tuple[int, int]] | None:
     """The zygote's loop over a SOCK_SEQPACKET socket; see zygote.py for the records. Returns in each forked worker
-    (slot, epoch, command mailbox), and in the zygote None once the node is gone."""
+    (slot, epoch, command mailbox), and in the zygote None once the node is gone; a node that lives `patience_s` longer
+    than its driver (-1: it has none) is killed."""
 
 def move_memory() -> int:
     """Moves this process' writable memory into a file, once; how many mappings. The zygote's loop does it when

@@ -31,6 +31,9 @@ struct child { pid_t pid; uint32_t slot, epoch; };
 struct pipes { int output[2], errors[2]; }; /* as pipe(2) gives them: to read, to write */
 struct zygote {
   int node, node_pidfd, signals;
+  int driver_pidfd;       /* -1: none, or it has ended */
+  double patience_s;      /* how long the node may outlive the driver */
+  uint64_t node_due_ns;   /* it should have ended by then; 0: its driver lives */
   struct sigaction interrupt; /* what SIGINT does in the workers: here it is ignored */
   struct child *children;
   size_t count, room;
@@ -179,12 +182,31 @@ static bool reap(struct zygote *zygote) {
   }
 }
 
+static int wait_ms(const struct zygote *zygote) {
+  if (zygote->node_due_ns == 0) return -1;
+  uint64_t now_ns = af_now_ns();
+  return now_ns >= zygote->node_due_ns ? 0 : (int)((zygote->node_due_ns - now_ns) / 1000000u) + 1;
+}
+
+/* The driver has ended: its node sees that itself, unless it is stopped. */
+static void expect_end(struct zygote *zygote) {
+  zygote->driver_pidfd = -1;
+  zygote->node_due_ns = af_now_ns() + (uint64_t)(zygote->patience_s * 1e9);
+}
+
 static int zygote_loop(struct zygote *zygote, struct order *order) {
-  struct pollfd polled[3] = {{zygote->signals, POLLIN, 0}, {zygote->node_pidfd, POLLIN, 0}, {zygote->node, POLLIN, 0}};
   for (;;) {
-    if (poll(polled, 3, -1) < 0 && errno != EINTR) return -1;
+    struct pollfd polled[4] = {{zygote->signals, POLLIN, 0}, {zygote->node_pidfd, POLLIN, 0}, {zygote->node, POLLIN, 0},
+                               {zygote->driver_pidfd, POLLIN, 0}};
+    int found = poll(polled, 4, wait_ms(zygote));
+    if (found < 0 && errno != EINTR) return -1;
+    if (found == 0) {
+      (void)syscall(SYS_pidfd_send_signal, zygote->node_pidfd, SIGKILL, NULL, 0);
+      return -1;
+    }
     if (polled[0].revents && !reap(zygote)) return -1;
     if (polled[1].revents) return -1;
+    if (polled[3].revents) expect_end(zygote);
     if (polled[2].revents) {
       int status = take_order(zygote, order);
       if (status != 0) return status;
@@ -192,13 +214,14 @@ static int zygote_loop(struct zygote *zygote, struct order *order) {
   }
 }
 
-/* serve_zygote(node socket, node pidfd) -> in each child (slot, epoch, command mailbox); in the zygote None, at its end */
+/* serve_zygote(node socket, node pidfd, driver pidfd or -1, seconds that the node may outlive it) -> in each child (slot, epoch, command mailbox); in the zygote None, at its end */
 static PyObject *serve_zygote(PyObject *module, PyObject *args) {
   (void)module;
   struct zygote zygote = {0};
   struct order order;
   sigset_t set;
-  if (!PyArg_ParseTuple(args, "ii", &zygote.node, &zygote.node_pidfd)) return NULL;
+  if (!PyArg_ParseTuple(args, "iiid", &zygote.node, &zygote.node_pidfd, &zygote.driver_pidfd, &zygote.patience_s))
+    return NULL;
   sigemptyset(&set);
   sigaddset(&set, SIGCHLD);
   sigprocmask(SIG_BLOCK, &set, NULL);

@@ -28,9 +28,11 @@ from actorflow.client.connection import Connection
 from actorflow.client.refs import ObjectRef
 from actorflow.options import InitOptions
 from actorflow.runtime_env import environment as environments
+from actorflow.shm.process import process_state
 from actorflow.wire import failures, pickling
 
 _log = logging.getLogger("actorflow")
+SILENCE_S = 5.0  # of the node, after which a process that waits for its answer says so
 
 
 class Role(enum.Enum):
@@ -93,11 +95,22 @@ class Runtime:
         """Asks the node and waits for the answer: what it says, and the blocks that it names."""
         try:
             reply = self.control(do, references, **fields)
-            _hot.get(reply)
+            try:
+                _hot.get(reply, SILENCE_S)
+            except TimeoutError:
+                _log.warning("%s has not answered for %g s: %s", self._node_name(), SILENCE_S, do)
+                _hot.get(reply)
         except _hot.NodeGoneError:
             raise self.death() from None
         _, data, holds = reply.raw()
         return (msgpack.unpackb(data) if data else None), holds
+
+    def _node_name(self) -> str:
+        """What a warning calls the node, with what the kernel says of it."""
+        if self._connection is None:
+            return "the node"
+        pid = self._connection.node_pid
+        return f"the node (pid {pid}, {process_state(pid)})"
 
     def environment_for(self, own: str) -> str:
         """The environment of a call with `own`. RuntimeEnvSetupError: something of that is missing."""

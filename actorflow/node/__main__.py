@@ -26,7 +26,7 @@ from actorflow.node.server import Node
 from actorflow.node.zygote import fork_zygote, worker_entry
 from actorflow.shm.process import become_subreaper, fill_standard_descriptors, missing_features
 from actorflow.shm.titles import Titles
-from actorflow.wire import framing, messages
+from actorflow.wire import auth, framing, messages
 
 NODE_ID_BYTES = 16
 MEMORY = "memory"
@@ -100,7 +100,10 @@ def _serve(arguments: Arguments, driver: socket.socket | None) -> int:
     # What only the node has: its driver, or where it says its address.
     own = driver.fileno() if driver is not None else _take_stdout()
     titles = Titles(settings.client_slots)
-    zygote = fork_zygote(entry(titles), memfd, os.pidfd_open(os.getpid()), [own])
+    watched = _driver_pidfd(driver) if driver is not None else None
+    zygote = fork_zygote(entry(titles), memfd, os.pidfd_open(os.getpid()), watched, [own])
+    if watched is not None:
+        os.close(watched)  # the node opens its own, once the driver has attached
     _raise_descriptor_limit()
     loop = uvloop.new_event_loop()
     node = Node(
@@ -126,6 +129,13 @@ def _serve(arguments: Arguments, driver: socket.socket | None) -> int:
     finally:
         loop.close()
     return 0
+
+
+def _driver_pidfd(driver: socket.socket) -> int:
+    """Of the process that made the socket. OSError: it has ended."""
+    size_bytes = auth.Credentials.SIZE_BYTES
+    data = driver.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size_bytes)
+    return os.pidfd_open(auth.Credentials.from_bytes(data).pid)
 
 
 def _raise_descriptor_limit() -> None:

@@ -36,6 +36,9 @@ class Listener(Protocol):
     def gone(self, driver: Driver) -> None:
         """It uses the memory no more, or its process has ended."""
 
+    def deserted(self) -> None:
+        """No driver is left, also none that has not attached yet, and none can come."""
+
 
 class Driver:
     """One connection, and the driver at its other end once that has attached (`job` is its number, else 0)."""
@@ -110,7 +113,7 @@ class Driver:
     def _attach(self, start: messages.JobStart) -> None:
         pidfd = open_pidfd(self._peer.pid)
         if pidfd is None:
-            self.close()
+            self._on_ended()
             return
         self._watch = Watch(self._clients.loop, pidfd, self._on_ended)
         self.pid = self._peer.pid
@@ -194,6 +197,8 @@ class Clients:
         self._drivers.discard(driver)
         if driver.slot:
             self.listener.gone(driver)
+        if not self._drivers and self._socket is None:
+            self.listener.deserted()
 
     def say_goodbye(self, reason: str) -> None:
         """Tells every driver why the node ends."""

@@ -244,6 +244,10 @@ class Node:
         death = Death(DeathKind.EXITED, pid=driver.pid, node_id=self.node_id)
         self._settle(driver.slot, driver.epoch, self._coroner.task_error(death))
 
+    def deserted(self) -> None:
+        """The driver of a private node has ended, perhaps before it had attached."""
+        self.stop("its driver is gone")
+
     # -- workers
 
     def worker_born(self, worker: Worker, output: list[int]) -> None:

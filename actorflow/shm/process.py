@@ -1,10 +1,13 @@
-"""What the kernel is told about this process, and whether it has what the runtime is built on."""
+"""What the kernel is told about this process, or asked of one, and whether it has what the runtime is built on."""
 
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 from actorflow.shm._store import ffi, lib
+
+_STATES = {"R": "running", "S": "sleeping", "D": "waiting for the kernel", "T": "stopped", "Z": "ended"}
 
 
 def become_subreaper() -> None:
@@ -39,3 +42,12 @@ def missing_features() -> list[str]:
 def punch_hole(descriptor: int, offset: int, size_bytes: int) -> bool:
     """Gives the disk under a part of a file back. False: its file system cannot do that."""
     return bool(lib.af_store_punch(descriptor, offset, size_bytes) == 0)
+
+
+def process_state(pid: int) -> str:
+    """What the kernel says that a process does: "running", "sleeping", "stopped", ...; "gone" if there is none."""
+    try:
+        state = Path("/proc", str(pid), "stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return "gone"
+    return _STATES.get(state, f"state {state}")

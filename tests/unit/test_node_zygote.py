@@ -45,7 +45,7 @@ def life(memfd, slot, epoch, commands, node_pidfd):
         signal.pause()
 
 foreign_reader, foreign = os.pipe()
-pid, pidfd, link = fork_zygote(life, 0, os.pidfd_open(os.getpid()), [foreign])
+pid, pidfd, link = fork_zygote(life, 0, os.pidfd_open(os.getpid()), None, [foreign])
 os.close(writer)
 said, descriptors, printed = [], [], []
 
@@ -155,7 +155,7 @@ if node == 0:
     os.close(own_end)
     reader2, writer2 = os.pipe()
     writer = writer2
-    pid, pidfd, link = fork_zygote(life, 0, os.pidfd_open(os.getpid()), [foreign])
+    pid, pidfd, link = fork_zygote(life, 0, os.pidfd_open(os.getpid()), None, [foreign])
     for slot in (3, 9):
         fork(slot)
     hear(Report.FORKED), hear(Report.FORKED)
