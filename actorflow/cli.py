@@ -19,7 +19,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+import actorflow as af
 from actorflow.client.connection import UNIX_SOCKETS, shared_nodes
+from actorflow.observe.objects import list_objects
 
 try:
     import typer
@@ -228,6 +230,37 @@ def status(as_json: AsJson = False) -> None:
         Console().print(table(found))
     else:
         typer.echo("no node is running")
+
+
+@app.command()
+def memory(
+    address: Annotated[str | None, typer.Argument(help="Default: the node on this machine.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Lists what lies in a node's object store: size, state, who made it, who holds it."""
+    try:
+        with af.init(address or "auto", log_to_driver=False):
+            rows = list_objects()
+    except (ConnectionError, af.ActorflowError) as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(1) from None
+    if as_json:
+        typer.echo(json.dumps(rows))
+    elif rows:
+        Console().print(object_table(rows))
+    else:
+        typer.echo("the object store is empty")
+
+
+def object_table(rows: list[dict[str, Any]]) -> Table:
+    view = Table(Column("object", no_wrap=True, min_width=20), "MiB", "state", "made by", "held by")
+    for row in rows:
+        held = [f"{holder['role']} {holder['pid']}" for holder in row["holders"]]
+        held += [f"{row['held_inside']} values or calls"] if row["held_inside"] else []
+        size = f"{row['size_bytes'] / 1024**2:,.1f}"
+        made_by = f"{row['made_by'] or 'not known'} ({row['how']})"
+        view.add_row(row["object_id"] or "(arguments)", size, row["state"], made_by, ", ".join(held))
+    return view
 
 
 def table(found: list[NodeFacts]) -> Table:

@@ -318,6 +318,21 @@ int hot_settle_bytes(struct session *session, af_off cell, const char *data, siz
   return settled(status);
 }
 
+/* Whose code made a value: that of its call, or of the call that runs now (a further result, an item, a put value). */
+static struct af_maker maker_of(const struct af_client *client, af_off cell) {
+  const struct af_cell *of = AF_AT(client, struct af_cell, cell);
+  struct af_maker maker = {.how = of->mailbox != 0 || of->parent != 0 ? AF_MADE_RESULT : AF_MADE_PUT};
+  af_off call = of->mailbox != 0 ? cell : hot_nested_in();
+  if (!af_block_is_live(client, call)) return maker;
+  const struct af_cell *source = AF_AT(client, struct af_cell, call);
+  bool has_function = source->flags & HOT_CELL_FUNCTION && source->references > source->returns;
+  maker.code = has_function ? af_cell_references(client, call)[source->references - source->returns - 1] : source->mailbox;
+  maker.method = source->method;
+  if (af_block_is_live(client, maker.code)) maker.generation = af_block_generation(client, maker.code);
+  else maker.code = 0;
+  return maker;
+}
+
 int hot_settle(struct session *session, af_off cell, struct packed *packed) {
   uint64_t whole = packed->bytes + (uint64_t)packed->held_count * sizeof(af_off);
   if (!packed->buffer_count && whole <= HOT_INLINE_BYTES)
@@ -326,6 +341,8 @@ int hot_settle(struct session *session, af_off cell, struct packed *packed) {
   af_off block;
   uint32_t index;
   if (hot_pack_block(session, packed, packed->held, packed->held_count, &block, &index) < 0) return -1;
+  if (block >= session->client.header->objects)
+    AF_AT(&session->client, struct af_object, block)->maker = maker_of(&session->client, cell);
   uint32_t outer = af_op_begin(&session->client, AF_OP_RESULT);
   af_block_hold(&session->client, block); /* the cell's; ours goes only once the cell has it */
   int status = af_cell_complete(&session->client, cell, block, (uint32_t)packed->held_count, 0, (uint8_t)packed->format);

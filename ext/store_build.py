@@ -69,6 +69,17 @@ bool af_extent_check(struct af_client *client);
 
 /* who holds what */
 struct af_ledger_hold { af_off block; uint32_t generation, kind; };
+#define AF_LEDGER_MEMORY ...
+#define AF_LEDGER_DISK ...
+#define AF_MADE_PUT ...
+struct af_maker { af_off code; uint32_t generation; uint16_t method, how; };
+struct af_ledger_value {
+  af_off cell, block;
+  uint64_t bytes;
+  uint32_t cell_generation, places, references, slot, epoch;
+  struct af_maker maker;
+};
+uint32_t af_ledger_values(const struct af_client *client, struct af_ledger_value *values, uint32_t most);
 uint32_t af_ledger_holds(const struct af_client *client, uint32_t slot, struct af_ledger_hold *holds, uint32_t most);
 
 /* segment */

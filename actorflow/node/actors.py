@@ -109,6 +109,11 @@ class Actor:
         """Its id for people."""
         return self.record.hex
 
+    def name_of(self, method: int) -> str:
+        """What people call its method of that number; 0: its constructor, or that it is ready."""
+        name, methods, number = self.description[0], self.description[1], method_and_group(method)[0]
+        return f"{name}.{methods[number - 1]}" if 0 < number <= len(methods) else str(name)
+
     @property
     def state(self) -> ActorState:
         """Where it is in its life."""
@@ -238,6 +243,10 @@ class Actors:
             self._store.rouse(actor.mailbox.name)
 
     # -- being asked
+
+    def of_name(self, mailbox: Name) -> Actor | None:
+        """The actor whose mailbox has that name."""
+        return self._by_mailbox.get(mailbox)
 
     def of_mailbox(self, mailbox: _hot.Hold) -> Actor | None:
         """The actor with that mailbox, unless it is dead and gone."""

@@ -105,6 +105,10 @@ class Coroner:
             del self._task_names[next(iter(self._task_names))]
         self._task_names[function] = name
 
+    def name_of(self, function: Name) -> str | None:
+        """What calls of that function are called; None: it is not known."""
+        return self._task_names.get(function)
+
     def task_error(self, death: Death, name: str = "task", attempt: int = 1) -> bytes:
         """What the tasks that a worker had started get."""
         if death.memory is not None:

@@ -2,7 +2,7 @@
 
 From whoever makes calls: open_queue, name_task, create_actor, kill_actor, get_actor, list_named_actors, actor_error,
 cancel. From workers: left, actor_initialised, actor_ended, ran. From what user code forked: forked. From whoever looks:
-resources, nodes, state, validate, timeline.
+resources, nodes, state, code_names, validate, timeline.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Requests:
             *(self.create_group, self.remove_group, self.get_group, self.list_groups),
             *(self.list_named_actors, self.name_task, self.cancel, self.forked),
             *(self.left, self.actor_initialised, self.actor_ended, self.ran),
-            *(self.resources, self.nodes, self.state, self.validate, self.timeline),
+            *(self.resources, self.nodes, self.state, self.code_names, self.validate, self.timeline),
         ):
             node.control.handle(handler.__name__, handler)
 
@@ -258,6 +258,11 @@ class Requests:
             "workers": [_worker_facts(worker) for worker in self._node.workers],
             "actors": [_actor_facts(actor) for actor in self._node.actors],
         }, ()
+
+    def code_names(self, request: Request) -> Answer:
+        """{"codes": [[offset, generation, method], ...]} -> the name of each, nothing where it is not known."""
+        codes = request.field("codes", list)
+        return [self._node.name_of((offset, generation), method) for offset, generation, method in codes], ()
 
     def validate(self, _: Request) -> Answer:
         """-> nothing; fails with InternalError where the books of resources, queues or actors are wrong."""

@@ -295,6 +295,11 @@ class Node:
         """Calls of that function are called so in errors."""
         self._coroner.name_task(function, name)
 
+    def name_of(self, code: tuple[int, int], method: int) -> str | None:
+        """What people call that code: a function, by its cell, or a method of the actor of that mailbox."""
+        actor = self.actors.of_name(code)
+        return self._coroner.name_of(code) if actor is None else actor.name_of(method)
+
     def _fork_gone(self, slot: int, epoch: int, pid: int) -> None:
         """A process that user code forked has ended."""
         death = Death(DeathKind.EXITED, pid=pid, node_id=self.node_id)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from actorflow.shm._store import ffi, lib
 
@@ -136,6 +136,26 @@ class HeldBlock(NamedTuple):
     kind: int
 
 
+class LargeValue(NamedTuple):
+    """A value in the object store, or that was; sizes in bytes.
+
+    `cell`: what refs hold, None for the arguments of a call; `block`: what views hold, 0 while it is only on disk;
+    `references`: how often the cell is counted; `process`: slot and epoch of who made it; `code`: the function's cell
+    or the actor's mailbox whose code that was, None where a driver's own was; `method`: which of the actor's.
+    """
+
+    cell: Name | None
+    block: int
+    bytes: int
+    in_memory: bool
+    on_disk: bool
+    references: int
+    process: tuple[int, int]
+    was_put: bool
+    code: Name | None
+    method: int
+
+
 class SegmentFacts(NamedTuple):
     """The segment's size and use, in bytes."""
 
@@ -213,6 +233,16 @@ class Store:
             count = lib.af_ledger_holds(self._client, slot, found, most)
             if count <= most:
                 return [HeldBlock((hold.block, hold.generation), hold.kind) for hold in found[0:count]]
+            most = 2 * count
+
+    def values(self) -> list[LargeValue]:
+        """All values of the object store, in memory or on disk, as of now."""
+        most = 256
+        while True:
+            found = ffi.new(f"struct af_ledger_value[{most}]")
+            count = lib.af_ledger_values(self._client, found, most)
+            if count <= most:
+                return [_value_of(value) for value in found[0:count]]
             most = 2 * count
 
     def ask_to_leave(self, slot: int, epoch: int, *, leave: bool = True) -> bool:
@@ -342,6 +372,22 @@ class Store:
         """Node only: gives the pages of free message spans beyond `keep_spans` back to the system."""
         lib.af_heap_trim(self._client)
         lib.af_heap_punch(self._client, keep_spans)
+
+
+def _value_of(value: Any) -> LargeValue:
+    maker = value.maker
+    return LargeValue(
+        cell=(value.cell, value.cell_generation) if value.cell else None,
+        block=value.block,
+        bytes=value.bytes,
+        in_memory=bool(value.places & lib.AF_LEDGER_MEMORY),
+        on_disk=bool(value.places & lib.AF_LEDGER_DISK),
+        references=value.references,
+        process=(value.slot, value.epoch),
+        was_put=maker.how == lib.AF_MADE_PUT,
+        code=(maker.code, maker.generation) if maker.code else None,
+        method=maker.method,
+    )
 
 
 class _Error:

@@ -79,6 +79,14 @@ struct af_block {
 };
 _Static_assert(sizeof(struct af_block) == 24 || sizeof(struct af_block) == 32, "block header");
 
+/* What made a large value, for people (ledger.h): the code, by name (not counted), and how. */
+struct af_maker {
+  af_off code;           /* the cell of the function, or the mailbox of the actor, whose code it was; 0: a driver's */
+  uint32_t generation;
+  uint16_t method, how;  /* enum af_made */
+};
+enum af_made { AF_MADE_UNKNOWN = 0, AF_MADE_PUT, AF_MADE_RESULT };
+
 struct af_header;
 struct af_slot;
 

@@ -87,6 +87,7 @@ struct af_object {       /* AF_KIND_OBJECT and AF_KIND_BYTES: references, then t
   uint32_t cell_generation;
   uint32_t used;         /* OBJECT: objects that had been made when it was last read; a hint */
   af_off copy;           /* OBJECT: owned, the SPILLED block that it was brought back from; 0: it was never on disk */
+  struct af_maker maker; /* OBJECT */
 };
 
 /* The call of an entry of a list of followers or of ready calls; 0: a watcher. */

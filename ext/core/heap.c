@@ -9,6 +9,7 @@
 #include "points.h"
 #include "slot.h"
 #include "span.h"
+#include "spill.h"
 
 #define LOOK_MOST 8            /* owned spans looked at before a new one is taken: bounds an allocation */
 
@@ -74,6 +75,7 @@ static const uint16_t head_bytes[AF_KIND_COUNT] = {
     [AF_KIND_OBJECT] = sizeof(struct af_object),     [AF_KIND_MAILBOX] = sizeof(struct af_mailbox),
     [AF_KIND_LANES] = sizeof(struct af_lanes_block), [AF_KIND_LANE] = sizeof(struct af_lane),
     [AF_KIND_CHUNK] = sizeof(struct af_chunk),       [AF_KIND_ACTOR] = sizeof(struct af_actor),
+    [AF_KIND_SPILLED] = sizeof(struct af_spilled),
     [AF_KIND_FOLLOWER] = sizeof(struct af_follower), [AF_KIND_HOLDS] = sizeof(struct af_holds),
 };
 

@@ -225,6 +225,7 @@ static int spilled_make(struct af_client *node, af_off block, af_off *spilled) {
   made->pickle_bytes = object->pickle_bytes;
   made->cell = object->cell;
   made->cell_generation = object->cell_generation;
+  made->maker = object->maker;
   made->block.flags = object->block.flags;
   AF_POINT(node, 328);
   references_copy(node, (const af_off *)(object + 1), (af_off *)(made + 1), object->references, &made->references);
@@ -278,6 +279,7 @@ static int object_make(struct af_client *node, const struct af_spilled *from, ui
   object->buffers = from->buffers;
   object->pickle_offset = from->pickle_offset;
   object->pickle_bytes = from->pickle_bytes;
+  object->maker = from->maker;
   object->block.flags = from->block.flags;
   AF_POINT(node, 333);
   status = af_hold_record(node, block, index);

@@ -40,6 +40,7 @@ struct af_spilled {
   _Atomic uint32_t failure;      /* enum af_spill_failure of the last turn */
   uint32_t references, buffers;  /* as in struct af_object; the references follow this struct, counted */
   uint64_t bytes, pickle_offset, pickle_bytes;
+  struct af_maker maker;
   af_off cell;                   /* whose value it is; not counted */
   uint32_t cell_generation;
   _Atomic uint32_t rebuilding;   /* 1: its call runs again: who waits gives its CPU back meanwhile */
