@@ -65,9 +65,17 @@ def _holders() -> Iterator[tuple[Name, str]]:
             found[id(held.call)] = held.call
             if not held.finished:
                 found[id(held.item)] = held.item
-    for held in found.values():
+    for held in filter(_is_live, found.values()):
         is_reference = isinstance(held, _hot.Reference)
         yield held.name, "view" if isinstance(held, VIEW) else "reference" if is_reference else "other"
+
+
+def _is_live(held: Any) -> bool:
+    """Not of a runtime that was shut down."""
+    try:
+        return isinstance(held, _hot.Call) or bool(held.kind)
+    except RuntimeError:
+        return False
 
 
 def _everything() -> list[Any]:

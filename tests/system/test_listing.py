@@ -1,4 +1,4 @@
-"""What `actorflow.observe.list_objects` tells: who holds what, and what made it where."""
+"""What `actorflow.observe.objects.list_objects` tells: who holds what, and what made it where."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import actorflow as af
-from actorflow.observe import list_objects
+from actorflow.observe.objects import list_objects
 from tests.system.bodies import Counter, zeros
 
 BYTES = 1_000_000
