@@ -1,6 +1,6 @@
 """Tasks, actors and shared objects: plain functions and classes that run in other processes of the machine."""
 
-from actorflow import actor, dag, exceptions, remote_function, runtime_context, types, util
+from actorflow import actor, dag, exceptions, experimental, remote_function, runtime_context, types, util
 from actorflow.client import aio
 from actorflow.client.actor_class import ActorClass, method
 from actorflow.client.aio import as_completed, gather
@@ -81,6 +81,7 @@ __all__ = [
     # modules under Ray's names
     "actor",
     "exceptions",
+    "experimental",
     "remote_function",
     "runtime_context",
     "types",

@@ -102,6 +102,16 @@ def get_briefly(references: list[Any]) -> list[Any]:
         raise node_error() from None
 
 
+def wait_briefly(references: list[Any]) -> tuple[list[Any], list[Any]]:
+    """As wait_some, for the first of answers that take a moment: a running loop may wait for them."""
+    if _raise_if_deadlock is not None and not any(reference.is_done() for reference in references):
+        _raise_if_deadlock(references, 1)
+    try:
+        return _hot.wait(references, 1)
+    except _hot.NodeGoneError:
+        raise node_error() from None
+
+
 def wait_one(reference: _hot.Reference, timeout: float | None = None) -> None:
     """Waits until a reference is done, whatever its result. GetTimeoutError, DeadlockError, NodeDiedError."""
     if not wait_some([reference], 1, timeout)[0]:

@@ -12,6 +12,35 @@ from typing import Any, NamedTuple
 NOWHERE = -1
 
 
+class Edge(NamedTuple):
+    """How tensors of a channel's values travel beside it: by a group, to or from its ranks `peers`, under a tag.
+
+    `slots`: of the channel; `static_shape`: their shapes and dtypes stay those of the first execution;
+    `direct_return`: a value is one tensor.
+    """
+
+    group: str
+    peers: tuple[int, ...]
+    tag: int
+    slots: int
+    static_shape: bool
+    direct_return: bool
+
+
+class Part(NamedTuple):
+    """A step that is an actor's part of a collective operation, instead of a method. First it offers its tensor, by
+    telling the others what that is; when all have done so, the tensors are combined.
+
+    `kind`: "allreduce" and so on; `op`: name of a ReduceOp; `root`: a rank of the group, of a broadcast.
+    """
+
+    kind: str
+    is_offer: bool
+    group: str
+    op: str
+    root: int
+
+
 class Step(NamedTuple):
     """One operation of one actor. Ends are indices into the member's `readers` and `writers`."""
 
@@ -26,6 +55,7 @@ class Step(NamedTuple):
     frees: tuple[int, ...]  # registers that no later step needs
     result: int = NOWHERE  # the register for its value
     write: int = NOWHERE  # the writing end for its value
+    part: Part | None = None
 
 
 class End(NamedTuple):
@@ -34,6 +64,7 @@ class End(NamedTuple):
     channel: int
     reader: int = NOWHERE
     transport: str = "auto"
+    edge: Edge | None = None
 
 
 class MemberPlan(NamedTuple):
@@ -44,6 +75,7 @@ class MemberPlan(NamedTuple):
     readers: tuple[End, ...]
     writers: tuple[End, ...]
     registers: int
+    groups: tuple[str, ...] = ()  # collective groups of the graph that the actor is in
 
 
 class Timing(NamedTuple):

@@ -18,19 +18,22 @@ from typing import Any
 
 from actorflow import _hot
 from actorflow.client import blocking, calls, cluster, runtime
-from actorflow.client.handles import ActorMethod
+from actorflow.client.handles import ActorHandle, ActorMethod
+from actorflow.collective import forming
 from actorflow.dag import drawing, plan
 from actorflow.dag.inputs import Signature, input_part
 from actorflow.dag.members import Members
-from actorflow.dag.options import GraphOptions
+from actorflow.dag.options import GraphOptions, communicator_of
 from actorflow.dag.profile import Profile
 from actorflow.dag.results import CompiledRef, ResultStream
 from actorflow.dag.schedule import Schedule, schedule
+from actorflow.dag.transports import Group
 from actorflow.errors import ChannelError, ChannelTimeoutError, GraphCapacityError
 from actorflow.wire import failures
 
 SLOTS_BYTES = 100 * 1024  # of a channel: what the core allows, less what each slot needs besides
 SLOT_OVERHEAD_BYTES = 64
+GROUP_TIMEOUT_S = 600.0  # a death is seen at once; this is for a member that is stopped, or busy with a call
 
 _numbers = itertools.count(1)
 
@@ -47,7 +50,6 @@ class CompiledGraph:
         self._ends: list[_hot.End] = []
         self._streams: list[ResultStream] = []
         self._name = f"{os.getpid()}-{next(_numbers)}"
-        _refuse_absent(graph)
         self._graph = graph
         self._options = options
         self._lock = threading.RLock()
@@ -56,13 +58,18 @@ class CompiledGraph:
         self._room = 0  # how many may be begun, as far as was looked at
         self._session = runtime.require()
         self._handles = [method.handle for method in methods]
-        self._plan: Schedule = schedule(graph, self._name)
+        self._formed: list[Group] = []
+        self._plan: Schedule = schedule(
+            graph, self._name, options.max_inflight_executions, communicator_of(options)
+        )
         self._signature = Signature(graph.accesses)
         self._members = Members(self._name, {actor: self._handles[actor] for actor in self._plan.members})
         try:
             self._wire()
         except BaseException:
             self.teardown()
+            for group in self._formed:
+                forming.dissolve(self._actors_of(group), group.name)
             raise
         self._session.bind(self)
 
@@ -86,7 +93,14 @@ class CompiledGraph:
             most = self._options.max_buffered_results
             self._streams.append(ResultStream(reader, label, count, most, self._find_end))
         self._only_stream = None if self._graph.is_list else self._streams[0]
+        for group in self._plan.groups:
+            actors, ranks = self._actors_of(group), range(len(group.actors))
+            forming.form(actors, ranks, group.backend, group.name, GROUP_TIMEOUT_S)
+            self._formed.append(group)
         self._members.install(self._plan.members, channels)
+
+    def _actors_of(self, group: Group) -> list[ActorHandle]:
+        return [self._handles[actor] for actor in group.actors]
 
     # -- executing
 
@@ -269,12 +283,3 @@ class CompiledGraph:
 
     def __del__(self) -> None:
         self.teardown()
-
-
-def _refuse_absent(graph: plan.Graph) -> None:
-    """NotImplementedError for transports that cannot be had."""
-    for operation in graph.operations:
-        if operation.transport.kind not in ("auto", "shm"):
-            raise NotImplementedError(
-                f"{operation.label}: transport {operation.transport.kind!r} is not there yet; use 'auto' or 'shm'"
-            )

@@ -8,7 +8,7 @@ holds is freed at once, with its handles of actors.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Any, NoReturn
 
@@ -86,7 +86,8 @@ class DAGNode:
         _static_shape: bool = False,
         _direct_return: bool = False,
     ) -> DAGNode:
-        """Says how tensors in this node's value travel: "auto", "shm", "gloo", "nccl", or a Communicator.
+        """Says how tensors in this node's value travel: "auto", "shm", "gloo", "nccl", or by communicators of
+        one's own, which a function makes (of a Setup, as the backend of a collective group).
 
         `static_shape`: shape and dtype are the same each time; `direct_return`: the value is one tensor. `device`
         other than "default" is for GPUs only and refused. Returns the node. ValueError: no such transport.
@@ -95,11 +96,9 @@ class DAGNode:
             raise ValueError(
                 f"device={device!r}: tensors arrive on the device of the actor's process; use 'default'"
             )
-        kind, communicator = (transport, None) if isinstance(transport, str) else ("nccl", transport)
-        if kind not in plan.TRANSPORTS:
-            raise ValueError(f"transport={transport!r} must be one of {', '.join(plan.TRANSPORTS)}")
-        self._transport = TensorTransport(
-            kind, static_shape or _static_shape, direct_return or _direct_return, communicator
+        made = transport_of(transport)
+        self._transport = dataclasses.replace(
+            made, static_shape=static_shape or _static_shape, direct_return=direct_return or _direct_return
         )
         return self
 
@@ -121,6 +120,18 @@ class DAGNode:
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._label})"
+
+
+def transport_of(transport: Any) -> TensorTransport:
+    """A transport by its name, or by communicators of one's own. ValueError: there is none such."""
+    if callable(transport):
+        return TensorTransport(plan.OWN, communicator=transport)
+    if transport not in plan.TRANSPORTS:
+        raise ValueError(
+            f"transport={transport!r} must be one of {', '.join(plan.TRANSPORTS)}, or a function that makes a "
+            "Communicator"
+        )
+    return TensorTransport(transport)
 
 
 class InputNode(DAGNode):
@@ -175,7 +186,32 @@ class InputAttributeNode(DAGNode):
         return input_part(self._key, args, kwargs)
 
 
-class ClassMethodNode(DAGNode):
+class ActorNode(DAGNode):
+    """Base of the nodes whose values actors make. `method`: some method of the actor."""
+
+    _method: ActorMethod
+
+    @property
+    def _key(self) -> object:
+        """What its operation is found by while a graph is described."""
+        return id(self)
+
+    def _list_in(self, listing: Listing) -> None:
+        """Adds its operations to a graph that is being described; those that it depends on are there."""
+        raise NotImplementedError
+
+
+def family_of(label: str, upstream: Sequence[DAGNode]) -> tuple[_Family | None, int]:
+    """Notes a node that takes the values of others: its family, and its number there. ValueError: there are two."""
+    families = {id(node._family): node._family for node in upstream if node._family is not None}
+    if len(families) > 1:
+        raise ValueError(f"{label} takes values of two InputNodes: a graph has one, with several arguments")
+    for family in families.values():
+        return family, family.add(label, tuple(node._number for node in upstream if node._family is family))
+    return None, -1
+
+
+class ClassMethodNode(ActorNode):
     """A method of an actor with its arguments. Made by `actor.method.bind(...)`."""
 
     def __init__(self, method: ActorMethod, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -186,16 +222,7 @@ class ClassMethodNode(DAGNode):
                 _refuse_hidden_node(value, self._label, _LOOK_DEPTH)
         self._args = args
         self._kwargs = kwargs
-        upstream = list(self._upstream())
-        families = {id(node._family): node._family for node in upstream if node._family is not None}
-        if len(families) > 1:
-            raise ValueError(
-                f"{self._label} takes values of two InputNodes: a graph has one, with several arguments"
-            )
-        for self._family in families.values():
-            self._number = self._family.add(
-                self._label, tuple(node._number for node in upstream if node._family is self._family)
-            )
+        self._family, self._number = family_of(self._label, list(self._upstream()))
 
     def _upstream(self) -> Iterator[DAGNode]:
         for value in (*self._args, *self._kwargs.values()):
@@ -213,6 +240,21 @@ class ClassMethodNode(DAGNode):
         )
         return ref
 
+    def _list_in(self, listing: Listing) -> None:
+        if self._method.returns != 1:
+            raise ValueError(
+                f"{self._label} does not return one value: generators and num_returns are for ordinary calls"
+            )
+        operation = plan.Operation(
+            listing.actor_of(self._method),
+            self._label,
+            self._method.name,
+            tuple(listing.source(value, self._label) for value in self._args),
+            tuple((name, listing.source(value, self._label)) for name, value in self._kwargs.items()),
+            self._transport,
+        )
+        listing.add(self._key, operation)
+
 
 class MultiOutputNode(DAGNode):
     """The end of a graph that gives several values: each execution gives a list of refs, one for each of the nodes."""
@@ -223,7 +265,7 @@ class MultiOutputNode(DAGNode):
         if not isinstance(args, list | tuple) or not args:
             raise ValueError("MultiOutputNode takes a list of nodes, at least one")
         for node in args:
-            if not isinstance(node, ClassMethodNode):
+            if not isinstance(node, ActorNode):
                 raise ValueError(f"an output must be a bound method of an actor, not {node!r}")
         self._nodes = tuple(args)
 
@@ -268,61 +310,73 @@ def _with_upstream(end: DAGNode) -> list[DAGNode]:
     return list(found.values())
 
 
-def _described(end: DAGNode) -> tuple[plan.Graph, list[ActorMethod]]:
-    """The graph that ends here as data, and for each of its actors some method of it."""
-    if not isinstance(end, ClassMethodNode | MultiOutputNode):
-        raise ValueError(
-            f"a graph ends with a bound method of an actor or a MultiOutputNode, not with {end!r}"
-        )
-    nodes = _with_upstream(end)
-    bound = [node for node in nodes if isinstance(node, ClassMethodNode)]
-    numbers = {id(node): number for number, node in enumerate(bound)}
-    actors: dict[Any, int] = {}
-    methods: list[ActorMethod] = []
-    for node in bound:
-        if node._method.mailbox not in actors:
-            actors[node._method.mailbox] = len(methods)
-            methods.append(node._method)
-    operations = tuple(_operation(node, actors[node._method.mailbox], numbers) for node in bound)
-    outputs: tuple[DAGNode, ...] = end._nodes if isinstance(end, MultiOutputNode) else (end,)
-    whole = next((node for node in nodes if isinstance(node, InputNode)), None)
-    parts = (part._whole for part in nodes if isinstance(part, InputAttributeNode))
-    whole = whole or next(parts, None)
-    graph = plan.Graph(
-        operations,
-        tuple(numbers[id(output)] for output in outputs),
-        isinstance(end, MultiOutputNode),
-        whole._transport if whole is not None else TensorTransport(),
-    )
-    if whole is not None and whole._family is not None:
-        whole._family.check_used({whole._number} | {node._number for node in bound})
-    return graph, methods
+class Listing:
+    """A graph that is being described: its operations so far, and some method of each of its actors."""
 
+    def __init__(self) -> None:
+        self.operations: list[plan.Operation] = []
+        self.methods: list[ActorMethod] = []
+        self._actors: dict[Any, int] = {}  # by their mailboxes
+        self._numbers: dict[object, int] = {}  # of operations, by the keys of their nodes
 
-def _operation(node: ClassMethodNode, actor: int, numbers: dict[int, int]) -> plan.Operation:
-    def source(value: Any) -> plan.Source:
-        if isinstance(value, ClassMethodNode):
-            return plan.Result(numbers[id(value)])
+    def add(self, key: object, operation: plan.Operation) -> int:
+        """Adds an operation; returns its number."""
+        self._numbers[key] = len(self.operations)
+        self.operations.append(operation)
+        return self._numbers[key]
+
+    def has(self, key: object) -> bool:
+        """Whether the operation of that key is there."""
+        return key in self._numbers
+
+    def number(self, node: ActorNode) -> int:
+        """The number of the operation that makes a node's value."""
+        return self._numbers[node._key]
+
+    def actor_of(self, method: ActorMethod) -> int:
+        """The number of a method's actor."""
+        if method.mailbox not in self._actors:
+            self._actors[method.mailbox] = len(self.methods)
+            self.methods.append(method)
+        return self._actors[method.mailbox]
+
+    def source(self, value: Any, label: str) -> plan.Source:
+        """Where the argument of `label` comes from."""
+        if isinstance(value, ActorNode):
+            return plan.Result(self.number(value))
         if isinstance(value, InputAttributeNode):
             return plan.Input(value._key)
         if isinstance(value, InputNode):
             return plan.Input()
         if isinstance(value, DAGNode):
-            raise ValueError(f"{value!r} is the end of a graph: {node._label} cannot take its value")
+            raise ValueError(f"{value!r} is the end of a graph: {label} cannot take its value")
         return plan.Constant(value)
 
-    if node._method.returns != 1:
+
+def _described(end: DAGNode) -> tuple[plan.Graph, list[ActorMethod]]:
+    """The graph that ends here as data, and for each of its actors some method of it."""
+    if not isinstance(end, ActorNode | MultiOutputNode):
         raise ValueError(
-            f"{node._label} does not return one value: generators and num_returns are for ordinary calls"
+            f"a graph ends with a bound method of an actor or a MultiOutputNode, not with {end!r}"
         )
-    return plan.Operation(
-        actor,
-        node._label,
-        node._method.name,
-        tuple(map(source, node._args)),
-        tuple((name, source(value)) for name, value in node._kwargs.items()),
-        node._transport,
+    nodes = _with_upstream(end)
+    bound = [node for node in nodes if isinstance(node, ActorNode)]
+    listing = Listing()
+    for node in bound:
+        node._list_in(listing)
+    outputs: tuple[ActorNode, ...] = end._nodes if isinstance(end, MultiOutputNode) else (end,)
+    whole = next((node for node in nodes if isinstance(node, InputNode)), None)
+    parts = (part._whole for part in nodes if isinstance(part, InputAttributeNode))
+    whole = whole or next(parts, None)
+    graph = plan.Graph(
+        tuple(listing.operations),
+        tuple(map(listing.number, outputs)),
+        isinstance(end, MultiOutputNode),
+        whole._transport if whole is not None else TensorTransport(),
     )
+    if whole is not None and whole._family is not None:
+        whole._family.check_used({whole._number} | {node._number for node in bound})
+    return graph, listing.methods
 
 
 handles.bind_with(ClassMethodNode)

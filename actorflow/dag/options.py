@@ -24,8 +24,10 @@ def _buffer_bytes(value: Any) -> int:
     return size
 
 
-def _anything(value: Any) -> Any:
-    """Checked where it is used."""
+def _communicator(value: Any) -> Any:
+    """'create', or what makes communicators."""
+    if value != "create" and not callable(value):
+        raise TypeError(f"must be 'create' or a function that makes a Communicator of a Setup, not {value!r}")
     return value
 
 
@@ -50,10 +52,17 @@ class GraphOptions(Options):
     )
     enable_asyncio: bool = _row(False, _switch, "makes no difference: results can always be awaited")
     overlap_gpu_communication: bool = _row(False, _switch, "tensors travel while the next operation computes")
-    default_communicator: Any = _row("create", _anything, "what moves tensors where a node names no other")
+    default_communicator: Any = _row(
+        "create", _communicator, "what moves tensors where a node names no other: a function of a Setup"
+    )
 
     def __init__(self, **given: Any) -> None:
         names = self.__dataclass_fields__
         super().__init__(
             **{name[1:] if name[:1] == "_" and name[1:] in names else name: given[name] for name in given}
         )
+
+
+def communicator_of(options: GraphOptions) -> Any:
+    """What makes the communicators of a graph's groups; None: the transport's own."""
+    return None if options.default_communicator == "create" else options.default_communicator

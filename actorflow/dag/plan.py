@@ -12,6 +12,7 @@ from typing import Any
 
 DRIVER = -1  # where others are numbers of actors
 GPU_TRANSPORTS = ("nccl",)
+OWN = "own"  # a communicator of the user's
 TRANSPORTS = ("auto", "shm", "gloo", *GPU_TRANSPORTS)
 
 Access = int | str | None  # of the graph's input: one by position, one by keyword, or the whole
@@ -61,6 +62,20 @@ Source = Constant | Input | Result
 
 
 @dataclass(frozen=True)
+class Collective:
+    """Says of an operation that it is an actor's part of a collective one. `number`: of that in the graph; `is_offer`:
+    it only tells the others what this actor has; `actors`: the members by their ranks; `op`: a ReduceOp's name."""
+
+    kind: str
+    number: int
+    is_offer: bool
+    actors: tuple[int, ...]
+    op: str = "SUM"
+    root: int = 0
+    transport: TensorTransport = TensorTransport()
+
+
+@dataclass(frozen=True)
 class Operation:
     """A method of an actor and where its arguments come from. `actor` is its number in the graph."""
 
@@ -70,6 +85,7 @@ class Operation:
     args: tuple[Source, ...] = ()
     kwargs: tuple[tuple[str, Source], ...] = ()
     transport: TensorTransport = TensorTransport()
+    collective: Collective | None = None
 
     @property
     def sources(self) -> Iterator[Source]:
@@ -138,7 +154,11 @@ def _no_gpu(label: str, advice: str) -> str:
 
 
 def order(operations: Sequence[Operation]) -> list[int]:
-    """The operations such that each comes after those whose values it takes: level by level. ValueError: a cycle."""
+    """The operations such that each comes after those whose values it takes: level by level. ValueError: a cycle.
+
+    The parts of a collective operation are on one level, since each takes what all offer; they lie side by side, so
+    that all actors come to the collective operations in the same order, and each finds the others on their way to it.
+    """
     levels: dict[int, int] = {}
     readers: dict[int, list[int]] = {}
     missing = []
@@ -158,4 +178,10 @@ def order(operations: Sequence[Operation]) -> list[int]:
     if len(levels) < len(operations):
         rest = [operation.label for number, operation in enumerate(operations) if number not in levels]
         raise ValueError(f"the graph has a cycle: each of {', '.join(rest)} waits for another of them")
-    return sorted(levels, key=lambda number: (levels[number], number))
+    return sorted(levels, key=lambda number: (levels[number], _family(operations[number], number), number))
+
+
+def _family(operation: Operation, number: int) -> tuple[bool, int]:
+    """What lies side by side within a level."""
+    collective = operation.collective
+    return (False, number) if collective is None or collective.is_offer else (True, collective.number)

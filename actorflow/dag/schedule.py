@@ -13,11 +13,23 @@ begins one that cannot be finished. So that step can run.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from actorflow.core.graphs import NOWHERE, End, MemberPlan, Step
-from actorflow.dag.plan import DRIVER, Access, Constant, Graph, Input, Operation, Result, Source, order
+from actorflow.core.graphs import NOWHERE, Edge, End, MemberPlan, Part, Step
+from actorflow.dag.plan import (
+    DRIVER,
+    Access,
+    Constant,
+    Graph,
+    Input,
+    Operation,
+    Result,
+    Source,
+    TensorTransport,
+    order,
+)
+from actorflow.dag.transports import Group, Groups
 
 
 @dataclass(frozen=True)
@@ -27,13 +39,18 @@ class Channel:
     writer: int
     readers: tuple[int, ...]
     label: str
-    transport: str = "auto"
+    tensors: TensorTransport = field(default_factory=TensorTransport)
+
+    @property
+    def transport(self) -> str:
+        """What its tensors travel by."""
+        return self.tensors.kind
 
 
 @dataclass(frozen=True)
 class Schedule:
     """A graph's plan. `inputs`: which part of the input goes into which channel; `results`: what the driver reads;
-    `outputs`: for each output of the graph which of those it is."""
+    `outputs`: for each output of the graph which of those it is; `groups`: collective groups of its actors."""
 
     order: tuple[int, ...]
     channels: tuple[Channel, ...]
@@ -41,19 +58,23 @@ class Schedule:
     inputs: tuple[tuple[Access, int], ...]
     results: tuple[End, ...]
     outputs: tuple[int, ...]
+    groups: tuple[Group, ...] = ()
 
 
-def schedule(graph: Graph, name: str = "graph") -> Schedule:
-    """The plan of a checked graph. ValueError: it has a cycle."""
-    return _Planning(graph, name).plan()
+def schedule(graph: Graph, name: str = "graph", slots: int = 1, communicator: Any = None) -> Schedule:
+    """The plan of a checked graph. `slots`: of its channels; `communicator`: what makes those of its groups that name
+    none. ValueError: it has a cycle."""
+    return _Planning(graph, name, slots, communicator).plan()
 
 
 class _Planning:
     """One graph being planned."""
 
-    def __init__(self, graph: Graph, name: str) -> None:
+    def __init__(self, graph: Graph, name: str, slots: int, communicator: Any) -> None:
         self._graph = graph
         self._name = name
+        self._slots = slots
+        self._groups = Groups(name, communicator)
         self._order = order(graph.operations)
         self._channels: list[Channel] = []
         self._of_source: dict[Source, int] = {}  # the channel that carries it
@@ -62,6 +83,10 @@ class _Planning:
         inputs = tuple((access, self._open(Input(access))) for access in self._graph.accesses)
         for number in self._order:
             self._open(Result(number))
+        for channel in self._channels:
+            self._groups.add_edge(channel.tensors, channel.writer, channel.readers)
+        for operation in self._graph.operations:
+            self._groups.add_collective(operation.collective)
         results = [self._of_source[Result(number)] for number in dict.fromkeys(self._graph.outputs)]
         return Schedule(
             tuple(self._order),
@@ -70,6 +95,7 @@ class _Planning:
             inputs,
             tuple(self._reading_end(channel, DRIVER) for channel in results),
             tuple(results.index(self._of_source[Result(number)]) for number in self._graph.outputs),
+            self._groups.all(),
         )
 
     # -- channels
@@ -100,14 +126,29 @@ class _Planning:
             return "input"
         return f"input[{source.access!r}]"
 
-    def _transport(self, source: Input | Result) -> str:
+    def _transport(self, source: Input | Result) -> TensorTransport:
         if isinstance(source, Result):
-            return self._operation(source.operation).transport.kind
-        return self._graph.input_transport.kind
+            return self._operation(source.operation).transport
+        return self._graph.input_transport
 
     def _reading_end(self, channel: int, reader: int) -> End:
         made = self._channels[channel]
-        return End(channel, made.readers.index(reader), made.transport)
+        return End(channel, made.readers.index(reader), made.transport, self._edge(channel, reader))
+
+    def _writing_end(self, channel: int) -> End:
+        made = self._channels[channel]
+        return End(channel, NOWHERE, made.transport, self._edge(channel, made.writer))
+
+    def _edge(self, channel: int, actor: int) -> Edge | None:
+        """How the actor sends or receives the tensors of that channel's values; None: in the channel itself."""
+        made = self._channels[channel]
+        group = self._groups.of_edge(made.tensors, made.writer, made.readers)
+        if group is None:
+            return None
+        others = made.readers if actor == made.writer else (made.writer,)
+        ranks = tuple(map(group.actors.index, others))
+        tensors = made.tensors
+        return Edge(group.name, ranks, channel, self._slots, tensors.static_shape, tensors.direct_return)
 
     # -- members
 
@@ -136,11 +177,12 @@ class _Planning:
             write = NOWHERE
             if result in self._of_source:
                 write = len(writers)
-                writers.append(End(self._of_source[result], NOWHERE, self._transport(result)))
+                writers.append(self._writing_end(self._of_source[result]))
             frees = tuple(registers[source] for source in registers if last_use[source] == number)
             steps.append(self._step(number, read, readers, registers, frees, write))
         ends = tuple(self._reading_end(self._of_source[source], actor) for source in readers)
-        return MemberPlan(self._name, tuple(steps), ends, tuple(writers), len(registers))
+        groups = tuple(group.name for group in self._groups.all() if actor in group.actors)
+        return MemberPlan(self._name, tuple(steps), ends, tuple(writers), len(registers), groups)
 
     def _read_first(self, number: int, readers: dict[Source, int]) -> list[Source]:
         """What this step is the first of its actor to read; notes their reading ends."""
@@ -194,4 +236,12 @@ class _Planning:
             frees,
             registers.get(Result(number), NOWHERE),
             write,
+            self._part(operation),
         )
+
+    def _part(self, operation: Operation) -> Part | None:
+        collective = operation.collective
+        if collective is None:
+            return None
+        group = self._groups.of_collective(collective)
+        return Part(collective.kind, collective.is_offer, group.name, collective.op, collective.root)

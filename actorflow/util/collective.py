@@ -12,17 +12,15 @@ for wrong arguments, before anything is sent. What was broken stays so: destroy 
 
 from __future__ import annotations
 
-import asyncio
 import importlib
-import os
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from actorflow.client import handles, objects, runtime
+from actorflow.client import handles, runtime
 from actorflow.client.handles import ActorHandle
-from actorflow.collective import groups, rendezvous
+from actorflow.collective import forming, groups, rendezvous
 from actorflow.collective.communicator import Communicator, Factory, Pending, ReduceOp, Setup
 from actorflow.collective.errors import CollectiveError, CollectiveTimeoutError, require_torch
 
@@ -103,28 +101,15 @@ def create_collective_group(
     name, backend = groups.checked_name(group_name), groups.checked_backend(backend)
     places = _checked_ranks(ranks, len(handles_of))
     timeout_s = _timeout_s(gloo_timeout)
-    meeting = rendezvous.for_members(os.urandom(8).hex())
-    joins = [
-        actor.__ray_call__.remote(_enter, name, rank, len(handles_of), backend, meeting, timeout_s)
-        for actor, rank in zip(handles_of, places, strict=True)
-    ]
+    forming.form(handles_of, places, backend, name, timeout_s)
     _created[name] = [handles.unowned(actor) for actor in handles_of]
-    try:
-        _await_all(joins)
-    except BaseException as error:
-        meeting.fail.remote(f"a member cannot join: {error}")
-        destroy_collective_group(name)
-        raise
 
 
 def destroy_collective_group(group_name: str = DEFAULT) -> None:
     """Leaves the group; in the process that created it for actors, makes these leave it. Without one does nothing."""
     name = groups.checked_name(group_name)
     groups.leave(name)
-    members = _created.pop(name, [])
-    leaving = [actor.__ray_call__.remote(_leave, name) for actor in members]
-    for ref in leaving:
-        ref.exception()  # a dead actor is in no group
+    forming.dissolve(_created.pop(name, []), name)
 
 
 def is_group_initialized(group_name: str = DEFAULT) -> bool:
@@ -202,29 +187,6 @@ def recv(tensor: Any, src_rank: int, group_name: str = DEFAULT) -> None:
 def barrier(group_name: str = DEFAULT) -> None:
     """Returns once all members have called it."""
     groups.find(group_name).barrier()
-
-
-# -- what an actor does for create_collective_group
-
-
-def _enter(_: Any, name: str, rank: int, size: int, backend: Any, meeting: Any, timeout_s: float) -> Any:
-    def enter() -> None:
-        groups.join(name, rank, size, backend, lambda _: meeting, timeout_s)
-
-    # An async actor goes on meanwhile: it awaits what it is given.
-    return asyncio.to_thread(enter) if asyncio._get_running_loop() is not None else enter()
-
-
-def _leave(_: Any, name: str) -> None:
-    groups.leave(name)
-
-
-def _await_all(refs: list[Any]) -> None:
-    """Returns when all are done; raises the first error at once."""
-    while refs:
-        ready, refs = objects.wait(refs)
-        for ref in ready:
-            objects.get(ref)
 
 
 # -- checks

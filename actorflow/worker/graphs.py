@@ -117,12 +117,13 @@ class Member:
         plan: MemberPlan,
         readers: Sequence[Reading],
         writers: Sequence[Writing],
-        body_of: Callable[[str], Body],
+        body_of: Callable[[Step], Body],
     ) -> None:
         self.graph = plan.graph
-        self.title = body_of(plan.steps[0].method).title  # what stands before the lines that it prints
+        self.groups = plan.groups
+        self.title = body_of(plan.steps[0]).title  # what stands before the lines that it prints
         self._ends = [reading.end for reading in readers] + [writing.end for writing in writers]
-        self._steps = [_Runnable(step, body_of(step.method), readers, writers) for step in plan.steps]
+        self._steps = [_Runnable(step, body_of(step), readers, writers) for step in plan.steps]
         self._registers: list[Any] = [None] * plan.registers
         self._position = 0
         self._executions = 0  # that are done

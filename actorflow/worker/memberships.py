@@ -15,10 +15,12 @@ from typing import Any
 
 from actorflow import _hot
 from actorflow.client.waiting import current_port
-from actorflow.core.graphs import MemberPlan, Timing
-from actorflow.worker import printing, settling
+from actorflow.collective import groups
+from actorflow.core.graphs import End, MemberPlan, Step, Timing
+from actorflow.worker import collective_steps, printing, settling
 from actorflow.worker.functions import Body
 from actorflow.worker.graphs import Member, Reading, Writing
+from actorflow.worker.tensor_edges import TensorReader, TensorWriter
 
 BodyOf = Callable[[str], Body]
 
@@ -43,22 +45,25 @@ class Memberships:
     def _join(self, plan: MemberPlan, channels: Sequence[_hot.Hold]) -> None:
         count = len(plan.readers)
         readers = [
-            _hot.Reader(channel, end.reader)
+            _reading(_hot.Reader(channel, end.reader), end)
             for channel, end in zip(channels[:count], plan.readers, strict=True)
         ]
-        writers = [_hot.Writer(channel) for channel in channels[count:]]
-        member = Member(
-            plan,
-            [Reading(reader, reader.read) for reader in readers],
-            [Writing(writer, writer.write, writer.write_error) for writer in writers],
-            self._body_of,
-        )
+        writers = [
+            _writing(_hot.Writer(channel), end)
+            for channel, end in zip(channels[count:], plan.writers, strict=True)
+        ]
+        member = Member(plan, readers, writers, self._body_of_step)
         self._members.append(member)
         self._begin(member)
 
     def _leave(self, member: Member) -> None:
         self._members.remove(member)
         member.close()
+        for group in member.groups:
+            groups.leave(group)
+
+    def _body_of_step(self, step: Step) -> Body:
+        return self._body_of(step.method) if step.part is None else collective_steps.body_of(step)
 
     def _begin(self, member: Member) -> None:
         """Has the member's steps run from now on."""
@@ -73,6 +78,15 @@ class Memberships:
 
     def _timings(self, graph: str) -> list[Timing]:
         return [timing for member in self._of(graph) for timing in member.timings()]
+
+
+def _reading(reader: _hot.Reader, end: End) -> Reading:
+    return Reading(reader, reader.read if end.edge is None else TensorReader(reader, end.edge).read)
+
+
+def _writing(writer: _hot.Writer, end: End) -> Writing:
+    write = writer.write if end.edge is None else TensorWriter(writer, end.edge).write
+    return Writing(writer, write, writer.write_error)
 
 
 class SyncMemberships(Memberships):

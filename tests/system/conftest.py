@@ -59,7 +59,8 @@ def stored_bytes() -> int:
 
 def unfinished_tasks() -> list[asyncio.Task[Any]]:
     """Tasks of any loop of this process that have not ended, but for those that run just now."""
-    tasks = [item for item in gc.get_objects() if isinstance(item, asyncio.Task)]
+    # By type(): isinstance also asks the objects themselves, and those of some libraries warn when they are asked.
+    tasks = [item for item in gc.get_objects() if issubclass(type(item), asyncio.Task)]
     return [task for task in tasks if not task.done() and not task.get_loop().is_closed()]
 
 

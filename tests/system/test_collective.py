@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import actorflow as af
-from actorflow.collective import rendezvous
+from actorflow.collective import forming, rendezvous
 from actorflow.util import collective
 from actorflow.util.collective import CollectiveError, CollectiveTimeoutError, ReduceOp
 from tests.conftest import wait_until
@@ -117,7 +117,7 @@ def test_async_actors_join_and_go_on_meanwhile(members: list[Any], name: str) ->
     assert af.get([actor.total.remote(name) for actor in actors]) == [6.0, 6.0]
     other = next(_names)
     joining = actors[0].__ray_call__.remote(
-        collective._enter, other, 0, 2, "gloo", rendezvous.for_members("x"), 0.8
+        forming._enter, other, 0, 2, "gloo", rendezvous.for_members("x"), 0.8
     )
     assert af.get(actors[0].hello.remote()) == "hello"
     assert not joining.is_done()

@@ -15,6 +15,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,22 @@ def test_quickstart(environment: dict[str, str]) -> None:
         "totals: [10, 11, 13, 16, 20]",
     ]
     assert lines[9:11] == ["awaited: 49", "gathered: ['hello Ada', 'hello Grace']"]
+    assert result.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "last"),
+    [
+        ("pipeline.py", "8 micro-batches went through: the results equal those of the whole model"),
+        ("tensor_parallel.py", "4 batches over 2 actors: each has the result of the whole layers"),
+        ("prefill_decode.py", "the tokens equal those of the model in a single process"),
+    ],
+)
+@pytest.mark.skipif(find_spec("torch") is None, reason="needs torch")
+def test_tensor_examples(environment: dict[str, str], name: str, last: str) -> None:
+    """Each compares what its actors computed with what torch computes in one process."""
+    result = run(environment, "-W", "error", EXAMPLES / name)
+    assert result.stdout.splitlines()[-1] == last
     assert result.stderr == ""
 
 

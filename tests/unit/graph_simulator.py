@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from actorflow.core.graphs import End
+from actorflow.core.graphs import End, Step
 from actorflow.dag.plan import Access, Constant, Graph, Input, order
 from actorflow.dag.schedule import Channel, Schedule, schedule
 from actorflow.wire import failures
@@ -107,8 +107,8 @@ class Simulation:
         fake: Any = FakeWriter(self._channels[end.channel])
         return Writing(fake, fake.write, fake.write_error)
 
-    def _bodies_of(self, actor: int) -> Callable[[str], Body]:
-        return lambda name: Body(self._method_of(actor, name), name)
+    def _bodies_of(self, actor: int) -> Callable[[Step], Body]:
+        return lambda step: Body(self._method_of(actor, step.method), step.method)
 
     @property
     def parties(self) -> int:

@@ -23,7 +23,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("collective",),
     ("worker", "node"),
     ("dag", "observe", "integrations", "util"),
-    ("actor", "exceptions", "remote_function", "runtime_context", "types"),
+    ("actor", "exceptions", "experimental", "remote_function", "runtime_context", "types"),
     ("cli",),
 )
 RANK = {part: rank for rank, layer in enumerate(LAYERS) for part in layer}
@@ -146,7 +146,7 @@ def test_the_search_finds_a_circle() -> None:
 
 
 # A package whose parts are re-exported at first use: it may say which, in a table and a `__getattr__` (PEP 562).
-LAZY = ("actorflow.util",)
+LAZY = ("actorflow.util", "actorflow.experimental")
 LAZY_NAMES = ("_AT_FIRST_USE", "__getattr__")
 
 
