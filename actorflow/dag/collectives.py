@@ -90,7 +90,11 @@ class CollectiveOutputNode(ActorNode):
                 listing.add(
                     (id(operation), rank, "offer"),
                     plan.Operation(
-                        actor, labels[rank], operation.kind, (values[rank],), collective=part(True)
+                        actor,
+                        f"offer for {labels[rank]}",
+                        operation.kind,
+                        (values[rank],),
+                        collective=part(True),
                     ),
                 )
             )
