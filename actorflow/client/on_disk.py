@@ -10,6 +10,7 @@ from collections.abc import Generator
 from typing import Any
 
 from actorflow import _hot
+from actorflow.client import blocking
 
 
 class Kept:
@@ -25,11 +26,15 @@ class Kept:
         self._view: object = None
 
     def bring_back(self) -> None:
-        """Waits until it is there. ObjectLostError, ObjectStoreFullError: it cannot be."""
+        """Waits until it is there. ObjectLostError, ObjectStoreFullError: it cannot be; NodeDiedError."""
         reference = self._reference
-        if reference is not None:
+        if reference is None:
+            return
+        try:
             view = reference.bring_back()
-            self._view = view if self._reference is not None else None
+        except _hot.NodeGoneError:
+            raise blocking.node_error() from None
+        self._view = view if self._reference is not None else None
 
     def release(self) -> None:
         """It may be spilled again."""

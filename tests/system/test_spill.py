@@ -266,6 +266,37 @@ def test_nothing_is_left_of_a_node_that_was_killed(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_node_killed_while_values_are_waited_for(tmp_path: Path) -> None:
+    """Every way of waiting for a value on disk ends with an error that names what died."""
+    program = f"""
+import asyncio, os, signal, threading, numpy as np, psutil, actorflow as af
+from actorflow.client import runtime as runtimes
+af.init(num_cpus=1, object_store_memory={STORE_BYTES})
+refs = [af.put(np.ones({PIECE_BYTES}, dtype=np.uint8)) for _ in range({PIECES})]
+node = psutil.Process(runtimes.current()._connection.node_pid)
+node.suspend()
+async def main():
+    waiting = [asyncio.ensure_future(af.aio.get(refs[0])), asyncio.ensure_future(asyncio.to_thread(af.get, refs[1]))]
+    waiting.append(asyncio.wrap_future(refs[2].future()))
+    await asyncio.wait(waiting, timeout=0.05)
+    assert not any(one.done() for one in waiting)
+    node.kill()
+    print(*[type(one).__name__ for one in await asyncio.gather(*waiting, return_exceptions=True)])
+asyncio.run(main())
+"""
+    environment = {**os.environ, "ACTORFLOW_SPILL_DIRECTORIES": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=environment,
+        timeout=60,
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout == "NodeDiedError NodeDiedError NodeDiedError\n", done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_behind_a_url(start: Any, tmp_path: Path) -> None:
     pytest.importorskip("fsspec")
     with start(f"file://{tmp_path}"):
