@@ -135,20 +135,15 @@ class Reference(Hold):
     """A hold on a cell: what ObjectRef derives from (with __slots__ = ())."""
 
     def is_done(self) -> bool: ...
-    def spin(self, seconds: float) -> bool:
-        """Looks until done or time is over, keeping the GIL (at most 50 us)."""
-
+    def spin(self, seconds: float) -> bool: ...  # looks for so long, keeping the GIL; 50 us at most
     def result(self) -> Any:
         """The value of a done cell; raises the stored error. InvalidStateError-like RuntimeError when not done."""
 
     def result_nowait(self) -> Any: ...  # as result; TimeoutError: it lies on disk, and was asked back
     def bring_back(self) -> object: ...  # waits until a value is in memory: what keeps it there
     def error(self) -> BaseException | None: ...  # the stored error of a done cell, decoded
-    def raw(self) -> tuple[int, bytes, list[Hold]]:
-        """(format, bytes, references) of a done cell; for RAW and ERROR."""
-
-    def __reduce__(self) -> Any:
-        """Its index while a value is being packed by this thread; else what `self._reduce_outside()` returns."""
+    def raw(self) -> tuple[int, bytes, list[Hold]]: ...  # (format, bytes, references); for RAW and ERROR
+    def __reduce__(self) -> Any: ...  # its index where this thread packs a value, else of _reduce_outside()
 
 def hold(name: tuple[int, int], kind: str) -> Hold:
     """Revives a name. StaleError: gone; ValueError: not a name."""
