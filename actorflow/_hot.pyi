@@ -91,21 +91,18 @@ def fork_parent(forked: bool = True) -> None: ...
 def serve_zygote(
     node_socket: int, node_pidfd: int, driver_pidfd: int, patience_s: float
 ) -> tuple[int, int, tuple[int, int]] | None:
-    """The zygote's loop over a SOCK_SEQPACKET socket; see zygote.py for the records. Returns in each forked worker
-    (slot, epoch, command mailbox), and in the zygote None once the node is gone; a node that lives `patience_s` longer
-    than its driver (-1: it has none) is killed."""
+    """The zygote's loop over a SOCK_SEQPACKET socket; see zygote.py. Gives in each forked worker (slot, epoch, command
+    mailbox), in the zygote None once the node is gone; one that outlives its driver (-1: none) so long is killed."""
 
 def move_memory() -> int:
-    """Moves this process' writable memory into a file, once; how many mappings. The zygote's loop does it when
-    it has many children; elsewhere it is for tests: no other thread may run."""
+    """Moves this process' writable memory into a file, once; how many mappings. No other thread may run."""
 
 def give_back() -> int:
-    """In a child of a process that did so: gives its copies of pages back that are as they were, once; how many. None
-    while there is another thread."""
+    """In a child of such a process: gives back copies of pages that are as they were, once; how many."""
 
 def print_titled(descriptor: int, inode: int, title: bytes, data: object) -> int:
-    """Writes all of a buffer to the pipe with that inode, in pieces behind headers (wire/printed.py), or as it is where
-    the descriptor is something else. Releases the GIL. Returns how many bytes; OSError."""
+    """Writes all of a buffer: to the pipe with that inode in pieces behind headers (wire/printed.py), else as it is.
+    Releases the GIL. Returns how many bytes; OSError."""
 
 def fork_slot() -> tuple[int, int]:
     """In a forked child: the (slot, epoch) to announce to the node."""
