@@ -19,6 +19,11 @@ TOP = (
 
 MODULES = {
     "actorflow.dag": "DAGNode InputNode InputAttributeNode ClassMethodNode MultiOutputNode",
+    "actorflow.experimental.collective": "allreduce allgather reducescatter create_collective_group "
+    "destroy_collective_group",
+    "actorflow.util.collective": "init_collective_group create_collective_group destroy_collective_group get_rank "
+    "get_collective_group_size is_group_initialized get_group_handle allreduce broadcast reduce allgather "
+    "reducescatter send recv barrier nccl_available gloo_available",
     "actorflow.actor": "ActorHandle ActorClass ActorMethod exit_actor method",
     "actorflow.remote_function": "RemoteFunction",
     "actorflow.runtime_context": "RuntimeContext get_runtime_context",
