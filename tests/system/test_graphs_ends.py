@@ -117,17 +117,6 @@ def test_a_constant_that_cannot_be_pickled_ends_the_compile() -> None:
     assert af.get(other.add(1)) == 1
 
 
-def test_transports_that_are_not_there_say_so() -> None:
-    actor, other = Stepper.remote(), Stepper.remote()
-    with InputNode() as inp:
-        end = other.echo.bind(actor.echo.bind(inp).with_tensor_transport("nccl"))
-    with pytest.raises(NotImplementedError, match="'nccl' is not there yet"):
-        end.experimental_compile()
-
-
-# -- reading
-
-
 def test_a_result_is_read_once() -> None:
     actor = Stepper.remote()
     with one_step(actor, "refuse_odd") as graph:
