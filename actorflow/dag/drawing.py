@@ -32,7 +32,7 @@ def edges(graph: Graph) -> list[Edge]:
             if not isinstance(source, Constant):
                 found[_edge(graph, source, number)] = None
     for output in graph.outputs:
-        found[Edge(output, DRIVER, "", graph.operations[output].transport.kind)] = None
+        found[Edge(output, DRIVER, "", graph.transport_of(output))] = None
     return list(found)
 
 
@@ -40,9 +40,9 @@ def _edge(graph: Graph, source: Source, reader: int) -> Edge:
     if isinstance(source, Result):
         writer = graph.operations[source.operation]
         is_local = writer.actor == graph.operations[reader].actor
-        return Edge(source.operation, reader, "", LOCAL if is_local else writer.transport.kind)
+        return Edge(source.operation, reader, "", LOCAL if is_local else graph.transport_of(source.operation))
     access = source.access if isinstance(source, Input) else None
-    return Edge(DRIVER, reader, "" if access is None else f"[{access!r}]", graph.input_transport.kind)
+    return Edge(DRIVER, reader, "" if access is None else f"[{access!r}]", graph.input_kind)
 
 
 def as_text(graph: Graph, plan: Schedule) -> str:
@@ -59,9 +59,7 @@ def as_text(graph: Graph, plan: Schedule) -> str:
         lines.append(
             f"{place}: {operation.label} [actor {operation.actor}] <- {', '.join(dict.fromkeys(sources))}"
         )
-    outputs = [
-        f"{_name(plan, output)} ({graph.operations[output].transport.kind})" for output in graph.outputs
-    ]
+    outputs = [f"{_name(plan, output)} ({graph.transport_of(output)})" for output in graph.outputs]
     return "\n".join([*lines, f"outputs <- {', '.join(outputs)}"])
 
 

@@ -111,6 +111,16 @@ class Graph:
     is_list: bool = False
     input_transport: TensorTransport = field(default_factory=TensorTransport)
 
+    def transport_of(self, number: int) -> str:
+        """What the tensors of an operation's value travel by: "shm" where the driver reads it, which is in no group."""
+        kind = self.operations[number].transport.kind
+        return kind if number not in self.outputs or kind == "auto" else "shm"
+
+    @property
+    def input_kind(self) -> str:
+        """What the tensors of its input travel by."""
+        return "auto" if self.input_transport.kind == "auto" else "shm"
+
     @property
     def accesses(self) -> tuple[Access, ...]:
         """The parts of the input that are used, each once, in the order of their first use."""

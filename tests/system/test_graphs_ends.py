@@ -117,6 +117,9 @@ def test_a_constant_that_cannot_be_pickled_ends_the_compile() -> None:
     assert af.get(other.add(1)) == 1
 
 
+# -- reading
+
+
 def test_a_result_is_read_once() -> None:
     actor = Stepper.remote()
     with one_step(actor, "refuse_odd") as graph:

@@ -119,9 +119,9 @@ def test_edges_of_one_transport_share_a_group() -> None:
 
 
 def test_what_the_driver_reads_or_writes_is_in_no_group() -> None:
-    plan = schedule(
-        Graph((Operation(0, "a", "make", (Input(),), transport=GLOO),), (0,), input_transport=GLOO), "g"
-    )
+    graph = Graph((Operation(0, "a", "make", (Input(),), transport=GLOO),), (0,), input_transport=GLOO)
+    assert (graph.transport_of(0), graph.input_kind) == ("shm", "shm")
+    plan = schedule(graph, "g")
     assert plan.groups == ()
     assert [end.edge for end in (*plan.members[0].readers, *plan.members[0].writers)] == [None, None]
 
