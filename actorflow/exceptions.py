@@ -3,6 +3,7 @@
 Where the names differ, Ray's is another name for the same class, so `except` works with either.
 """
 
+from actorflow.collective.errors import CollectiveError, CollectiveTimeoutError
 from actorflow.errors import (
     ActorAlreadyExistsError,
     ActorDiedError,
@@ -58,6 +59,8 @@ __all__ = [
     "AuthenticationError",
     "ChannelError",
     "ChannelTimeoutError",
+    "CollectiveError",
+    "CollectiveTimeoutError",
     "DeadlockError",
     "DeserializationError",
     "GetTimeoutError",
