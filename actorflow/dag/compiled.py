@@ -12,7 +12,8 @@ import copy
 import itertools
 import os
 import threading
-from collections.abc import Sequence
+import weakref
+from collections.abc import Callable, Sequence
 from time import monotonic_ns
 from typing import Any
 
@@ -85,13 +86,14 @@ class CompiledGraph:
         self._ends += [writer for _, writer in self._inputs]
         if self._graph.accesses == (None,):
             self._whole_writer = self._inputs[0][1]
+        end_of_this = _end_finder(weakref.ref(self))
         copies = [self._plan.outputs.count(index) for index in range(len(self._plan.results))]
         for end, count in zip(self._plan.results, copies, strict=True):
             reader = _hot.Reader(channels[end.channel], end.reader)
             self._ends.append(reader)
             label = self._plan.channels[end.channel].label
             most = self._options.max_buffered_results
-            self._streams.append(ResultStream(reader, label, count, most, self._find_end))
+            self._streams.append(ResultStream(reader, label, count, most, end_of_this))
         self._only_stream = None if self._graph.is_list else self._streams[0]
         for group in self._plan.groups:
             actors, ranks = self._actors_of(group), range(len(group.actors))
@@ -283,3 +285,15 @@ class CompiledGraph:
 
     def __del__(self) -> None:
         self.teardown()
+
+
+def _end_finder(graph: weakref.ref[CompiledGraph]) -> Callable[[], BaseException]:
+    """What a graph's streams call when they find their channel closed; they do not keep it alive."""
+
+    def find() -> BaseException:
+        alive = graph()
+        if alive is None:
+            return ChannelError(channel="of a graph", reason="nobody holds the graph any more")
+        return alive._find_end()
+
+    return find

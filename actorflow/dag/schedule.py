@@ -31,6 +31,8 @@ from actorflow.dag.plan import (
 )
 from actorflow.dag.transports import Group, Groups
 
+MOST_READERS = 64  # of a channel
+
 
 @dataclass(frozen=True)
 class Channel:
@@ -112,6 +114,11 @@ class _Planning:
             readers[DRIVER] = None
         if not readers:
             return NOWHERE
+        if len(readers) > MOST_READERS:
+            raise ValueError(
+                f"{self._label(source)} goes to {len(readers)} actors, and at most {MOST_READERS} can read one value: "
+                "let one of them hand it on to others"
+            )
         self._of_source[source] = len(self._channels)
         self._channels.append(Channel(writer, tuple(readers), self._label(source), self._transport(source)))
         return self._of_source[source]

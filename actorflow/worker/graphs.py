@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 from actorflow import _hot
 from actorflow.client.waiting import LoopPort
 from actorflow.core.graphs import NOWHERE, MemberPlan, Step, Timing
+from actorflow.wire import failures
 from actorflow.worker import settling
 from actorflow.worker.executor_async import entering
 from actorflow.worker.functions import Body
@@ -280,7 +281,10 @@ class Member:
                 raise
             except BaseException as error:
                 failure = Failure(settling.unsettled(error, result, step.label), step.label)
-        step.write_error(failure.data)
+        try:
+            step.write_error(failure.data)
+        except (_hot.StoreFullError, _hot.FullError):
+            step.write_error(failures.encode_briefly(failure.data))
 
 
 def _computed(step: _Runnable, values: list[Any]) -> tuple[Any, Failure | None]:

@@ -132,6 +132,9 @@ class AsyncMemberships(Memberships):
             self._leave(member)
         except settling.ExitActor:  # the graph ends with the process: then it is known how that ended
             self._on_exit()
+        except BaseException:
+            self._leave(member)
+            raise
 
 
 class ThreadsMemberships(Memberships):
@@ -153,3 +156,6 @@ class ThreadsMemberships(Memberships):
             self._leave(member)
         except settling.ExitActor:  # as above
             self._on_exit()
+        except BaseException:
+            self._leave(member)
+            raise

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -220,6 +222,24 @@ async def test_results_are_awaited() -> None:
     graph.teardown()
 
 
+async def test_awaited_executions_whose_refs_are_dropped_make_room() -> None:
+    first, second = Stepper.remote(), AsyncStepper.remote()
+    with InputNode() as inp:
+        end = second.note.bind(first.echo.bind(inp))
+    graph = compiled(end, max_inflight_executions=3)
+    for number in range(100):
+        await graph.execute_async(number)
+    assert await graph.execute(100) == 100
+    assert await second.notes() == list(range(101))
+    graph.teardown()
+
+
+def test_a_method_that_is_not_there_is_named() -> None:
+    actor = Stepper.remote()
+    with InputNode() as inp, pytest.raises(AttributeError, match="no method 'ecko': did you mean 'echo'"):
+        actor.ecko.bind(inp)
+
+
 async def test_a_cancelled_await_leaves_the_result() -> None:
     actor = AsyncStepper.remote()
     with InputNode() as inp:
@@ -275,10 +295,16 @@ def test_a_graph_that_nobody_holds_ends() -> None:
     actor = Stepper.remote()
     with InputNode() as inp:
         graph = compiled(actor.echo.bind(inp))
+    alive = weakref.ref(graph)
     ref = graph.execute(1)
-    del graph, inp
-    assert af.get(ref) == 1
-    del ref
+    gc.disable()
+    try:
+        del graph, inp
+        assert af.get(ref) == 1
+        del ref
+        assert alive() is None, "it needs no collection"
+    finally:
+        gc.enable()
     del actor  # the fixtures see that it ends
 
 

@@ -140,3 +140,10 @@ def test_parts_of_the_input() -> None:
         _ = whole.other
     with pytest.raises(TypeError, match="missing argument 2 by position"):
         input_part(2, (1, 2), {})
+
+
+def test_one_value_goes_to_so_many_actors_only() -> None:
+    readers = [Operation(number, f"A{number}.run", "run", (Input(),)) for number in range(65)]
+    with pytest.raises(ValueError, match="input goes to 65 actors"):
+        schedule(graph(*readers, outputs=tuple(range(65))))
+    assert len(schedule(graph(*readers[:64], outputs=tuple(range(64)))).channels[0].readers) == 64
