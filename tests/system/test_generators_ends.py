@@ -53,19 +53,21 @@ async def test_an_async_one_that_awaits_for_ever_is_cancelled(tmp_path: Path) ->
         async def items(self, path: str) -> AsyncIterator[int]:
             yield 1
             try:
+                os.mkdir(f"{path}/waits")
                 await asyncio.Event().wait()
             finally:
-                os.mkdir(path)
+                os.mkdir(f"{path}/ended")
             yield 2
 
         def alive(self) -> bool:
             return True
 
     waiting = Waiting.remote()
-    generator = waiting.items.remote(str(tmp_path / "end"))
+    generator = waiting.items.remote(str(tmp_path))
     assert await (await anext(generator)) == 1
+    await asyncio.to_thread(wait_until, (tmp_path / "waits").exists, DEADLINE_S, "it waits")
     await generator.aclose()
-    wait_until((tmp_path / "end").exists, DEADLINE_S, "its wait was cancelled")
+    wait_until((tmp_path / "ended").exists, DEADLINE_S, "its wait was cancelled")
     assert await waiting.alive.remote()
 
 
