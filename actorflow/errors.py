@@ -440,7 +440,7 @@ class ChannelError(ActorflowError):
 class ChannelTimeoutError(ChannelError, TimeoutError):
     """A channel was full or empty for too long. The graph stays usable."""
 
-    _template = "channel {e.channel}: {e.reason}; try again, or compile with a longer submit_timeout"
+    _template = "channel {e.channel}: {e.reason}; the graph goes on: try again"
 
 
 class GraphCapacityError(ActorflowError):

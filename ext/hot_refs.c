@@ -45,7 +45,7 @@ struct hold *hot_hold_of(PyObject *object, uint8_t kind) {
   }
   struct hold *self = (struct hold *)object;
   if (!self->session || !hot_live(self->session)) {
-    PyErr_SetString(PyExc_RuntimeError, "this reference belongs to a runtime that was shut down");
+    PyErr_SetString(PyExc_RuntimeError, "this reference belongs to a runtime that was shut down: make it again in this one");
     return NULL;
   }
   if (kind && AF_AT(&self->session->client, struct af_block, self->block)->kind != kind) {

@@ -34,7 +34,7 @@ af_off hot_nested_in(void) { return parent_now; }
 
 static struct session *target_session(struct target *self) {
   if (self->session && hot_live(self->session)) return self->session;
-  PyErr_SetString(PyExc_RuntimeError, "this handle belongs to a runtime that was shut down");
+  PyErr_SetString(PyExc_RuntimeError, "this handle belongs to a runtime that was shut down: make it again in this one");
   return NULL;
 }
 

@@ -45,7 +45,7 @@ def cancel(
         ref = call_of(ref)
     if not isinstance(ref, ObjectRef):
         raise TypeError(f"cancel() takes an ObjectRef, not {ref!r}")
-    session = runtime.require()
+    session = runtime.require_for("this reference")
     call = _hot.call_of(ref)
     if call is None:
         return

@@ -17,7 +17,8 @@ def kill(handle: ActorHandle, *, no_restart: bool = True) -> None:
     """
     if not isinstance(handle, ActorHandle):
         raise TypeError(f"kill() takes an actor's handle, not {handle!r}")
-    runtime.require().ask("kill_actor", [handle._actor_door.target.mailbox], no_restart=no_restart)
+    session = runtime.require_for("this handle")
+    session.ask("kill_actor", [handle._actor_door.target.mailbox], no_restart=no_restart)
 
 
 def get_actor(name: str, namespace: str | None = None) -> ActorHandle:

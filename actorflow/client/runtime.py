@@ -284,6 +284,13 @@ def require() -> Runtime:
     return _current or _first()
 
 
+def require_for(what: str) -> Runtime:
+    """The runtime of this process, for something that was made in one. RuntimeError: that has been shut down."""
+    if _current is None:
+        raise RuntimeError(f"{what} belongs to a runtime that was shut down: make it again after init()")
+    return _current
+
+
 def _first() -> Runtime:
     with _lock:  # of several threads that come at once one starts it
         return _current or init()

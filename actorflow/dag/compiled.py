@@ -196,7 +196,7 @@ class CompiledGraph:
         access, _ = self._inputs[number]
         name = "input" if access is None else f"input {access!r}"
         if type(error) is TimeoutError:
-            reason = f"no room within {self._options.submit_timeout:g} s"
+            reason = f"no room within {self._options.submit_timeout:.3g} s (submit_timeout)"
             return ChannelTimeoutError(channel=name, reason=reason)
         return calls.translated(error, lambda: [(name, value)]) if isinstance(error, Exception) else error
 

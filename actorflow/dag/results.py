@@ -164,7 +164,7 @@ class ResultStream:
         return outcome
 
     def _late(self, timeout: float | None) -> ChannelTimeoutError:
-        return ChannelTimeoutError(channel=self._label, reason=f"no result within {timeout or 0.0:g} s")
+        return ChannelTimeoutError(channel=self._label, reason=f"no result within {timeout or 0.0:.3g} s")
 
     # -- in event loops
 

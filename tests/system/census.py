@@ -84,7 +84,8 @@ def _everything() -> list[Any]:
     found: list[Any] = []
     for start in range(0, len(tracked), CHUNK):
         referents = gc.get_referents(*tracked[start : start + CHUNK])
-        found += [item for item in referents if isinstance(item, INTERESTING)]
+        # Not isinstance: torch has an object that warns when it is asked for its class.
+        found += [item for item in referents if issubclass(type(item), INTERESTING)]
     for frame in sys._current_frames().values():
         outer: Any = frame
         while outer is not None:

@@ -237,13 +237,17 @@ view = af.get(af.put(np.ones(300_000)))
 af.shutdown()
 af.shutdown()
 assert view.sum() == 300_000
-for use in (lambda: af.get(ref), lambda: method.remote(), lambda: counter.pid.remote(), lambda: ref.done()):
+for use in (
+    lambda: af.get(ref), lambda: method.remote(), lambda: counter.pid.remote(), lambda: ref.done(),
+    lambda: af.kill(counter), lambda: af.cancel(ref),
+):
     try:
         use()
     except RuntimeError as error:
         assert "shut down" in str(error), error
     else:
         raise AssertionError(use)
+assert not af.is_initialized()
 assert "shut down" in ref._repr_html_()
 assert repr(counter) and repr(ref)
 af.init(num_cpus=1)
