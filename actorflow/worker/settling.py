@@ -47,7 +47,10 @@ def settle(call: _hot.Call, value: Any, name: str) -> None:
     """Makes `value` the call's result; with several returns, its items."""
     try:
         if call.returns <= 1:  # a stream's items have been given already
-            _with_room(lambda: call.complete(value))
+            try:
+                call.complete(value)
+            except _hot.FullError:
+                _with_room(lambda: call.complete(value))
         else:
             values = _items(value, call.returns, name)
             _with_room(lambda: call.complete_many(values))
