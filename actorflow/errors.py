@@ -53,7 +53,10 @@ class DeathKind(enum.Enum):
     """The ways to die: (what happened, what to do next)."""
 
     EXITED = ("its process exited", "user code ended the process: look for sys.exit or os._exit in it")
-    SIGNALLED = ("its process was killed", "see its log for a crash in native code, and who sends signals")
+    SIGNALLED = (
+        "its process was killed",
+        "see what it printed last for a crash in native code, and who sends signals",
+    )
     OUT_OF_MEMORY = ("it was killed for lack of memory", "run fewer at once, or give it memory=...")
     INIT_RAISED = ("its constructor raised", "the cause has the traceback")
     KILLED = ("it was killed on request", "make a new one if it is still needed")

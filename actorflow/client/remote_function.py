@@ -86,10 +86,11 @@ class RemoteFunction:
     ) -> Any:
         """The first call of a session."""
         session = runtime.require()
-        queue = session.queue(*self._queue_key(session))
+        name = self._terms.name or calls.short_name(self.function)
+        queue = session.queue(*self._queue_key(session), name)
         travels_as = self._named_by if is_named(self._named_by, self.function) else self.function
         reference = self._exported(travels_as)
-        session.tell("name_task", [reference], name=self._terms.name or calls.short_name(self.function))
+        session.tell("name_task", [reference], name=name)
         call = _limited(queue.call, self._options.timeout_s)
         self._reference = reference
         self._bound_call = generators.streaming(call) if returns <= _hot.STREAM else call

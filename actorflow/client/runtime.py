@@ -124,9 +124,12 @@ class Runtime:
         shape: tuple[tuple[str, int], ...],
         is_async: bool,
         environment: str,
-        where: tuple[tuple[str, Any], ...] = (),
+        where: tuple[tuple[str, Any], ...],
+        name: str,
     ) -> _hot.Target:
         """Where tasks of this shape (names and ten-thousandths) and environment go; the node makes it at first use.
+
+        `name`: of the function that asks; where the node lacks what the shape is, a warning names it.
 
         TaskUnschedulableError, PlacementGroupError: they never can run `where` they are to (core/where.py).
         """
@@ -136,7 +139,7 @@ class Runtime:
             why, holds = self.ask("open_queue", **queue_fields(*key))
             target = self._queues.setdefault(key, _hot.Target(holds[0]))
             if why:
-                _log.warning("these tasks wait for ever: %s", why)
+                _log.warning("task %r cannot run on this node, and waits: %s", name, why)
         return target
 
     def forget_queue(self, *key: Any) -> None:

@@ -302,7 +302,8 @@ def test_what_needs_more_than_there_is_is_told_to_the_caller(caplog: pytest.LogC
     with caplog.at_level(logging.WARNING, "actorflow"):
         refs = [hungry.remote() for _ in range(3)]
     assert [record.getMessage() for record in caplog.records] == [
-        "these tasks wait for ever: it asks for 1 CPU, 1 magic, and the node has only 0 magic in all: 1 magic missing"
+        "task 'where_am_i' cannot run on this node, and waits: "
+        "it asks for 1 CPU, 1 magic, and the node has only 0 magic in all: 1 magic missing"
     ]
     assert af.wait(refs, timeout=0)[0] == []
 
