@@ -44,7 +44,7 @@ class ResultStream:
         self._dropped: list[int] = []  # of refs that were dropped unread, and not yet looked at
         self._unwanted: Counter[int] = Counter()  # dropped refs of executions that are still to be read
         self._waiting: dict[asyncio.Future[None], int] = {}  # who awaits -> which execution
-        self._is_watched = False
+        self._watching = threading.Lock()  # held by the one who watches
         self._is_closed = False
 
     def get(self, index: int, timeout: float | None) -> Any:
@@ -77,21 +77,28 @@ class ResultStream:
         """As `until_read`, for `yield from`: `get` of that execution would not wait then."""
         self._take_what_is_there(index)
         loop = asyncio.get_running_loop()
-        while self.position <= index:
-            future = loop.create_future()
-            self._waiting[future] = index
-            watches, self._is_watched = not self._is_watched, True
-            try:
-                if watches:
-                    yield from current_port().wait_end(self._reader, future)
-                else:
-                    yield from future
-            finally:
-                del self._waiting[future]
-                if watches:
-                    self._is_watched = False
-                    self._wake_one()
-            self._take_what_is_there(index)
+        try:
+            while self.position <= index:
+                yield from self._wait_once(loop.create_future(), index)
+                self._take_what_is_there(index)
+        finally:
+            # Whoever was woken in order to watch may find that it need not wait any more.
+            if not self._watching.locked():
+                self._wake_one()
+
+    def _wait_once(self, future: asyncio.Future[None], index: int) -> Generator[Any, None, None]:
+        """Watches the channel if nobody does, else waits to be woken."""
+        self._waiting[future] = index
+        watches = self._watching.acquire(blocking=False)
+        try:
+            if watches:
+                yield from current_port().wait_end(self._reader, future)
+            else:
+                yield from future
+        finally:
+            del self._waiting[future]
+            if watches:
+                self._watching.release()
 
     def drop(self, index: int) -> None:
         """A ref to the result of that execution is gone. From a finalizer: at any moment, in any thread."""
@@ -180,7 +187,7 @@ class ResultStream:
     def _wake_one(self) -> None:
         """One of those who wait is to watch."""
         for future in list(self._waiting):
-            if not future.done():
+            if not (future.done() or future.get_loop().is_closed()):
                 _resolve(future)
                 return
 
