@@ -57,7 +57,8 @@ def run(script: str, **environment: str) -> subprocess.CompletedProcess[str]:
 def test_lines_bear_the_name_and_the_process_of_the_call() -> None:
     done = run("""
 with af.init(num_cpus=1):
-    print("pids", af.get(work.remote("hello")), af.get(Counter.remote().say.remote("there")))
+    pids = af.get(work.remote("hello")), af.get(Counter.remote().say.remote("there"))
+    sys.stdout.write("pids %d %d\\n" % pids)  # at once: print writes piece by piece, and lines may come between
 """)
     pids = re.search(r"^pids (\d+) (\d+)$", done.stdout, re.MULTILINE)
     assert pids is not None, done.stdout
