@@ -19,7 +19,8 @@ def form(
 ) -> None:
     """Makes actors the members of a group; returns once it is formed. Raises what keeps one of them from joining:
     CollectiveError, ActorDiedError, ImportError; then none is a member."""
-    meeting = rendezvous.for_members(os.urandom(8).hex())
+    identity = os.urandom(8).hex()
+    meeting = rendezvous.for_members(identity)
     joins = [
         actor.__ray_call__.remote(_enter, name, rank, len(actors), backend, meeting, timeout_s)
         for actor, rank in zip(actors, ranks, strict=True)
@@ -28,13 +29,17 @@ def form(
         _await_all(joins)
     except BaseException as error:
         meeting.fail.remote(f"a member cannot join: {error}")
-        dissolve(actors, name)
+        _leave_all(actors, name, identity)  # and no earlier group of that name
         raise
 
 
 def dissolve(actors: Sequence[ActorHandle], name: str) -> None:
     """Makes actors leave a group, those that are in it; returns when they have. A dead actor is in none."""
-    leaving = [actor.__ray_call__.remote(_leave, name) for actor in actors]
+    _leave_all(actors, name, "")
+
+
+def _leave_all(actors: Sequence[ActorHandle], name: str, identity: str) -> None:
+    leaving = [actor.__ray_call__.remote(_leave, name, identity) for actor in actors]
     while leaving:
         _, leaving = blocking.wait_briefly(leaving)
 
@@ -47,8 +52,8 @@ def _enter(_: Any, name: str, rank: int, size: int, backend: Any, meeting: Any, 
     return asyncio.to_thread(enter) if asyncio._get_running_loop() is not None else enter()
 
 
-def _leave(_: Any, name: str) -> None:
-    groups.leave(name)
+def _leave(_: Any, name: str, identity: str) -> None:
+    groups.leave(name, identity)
 
 
 def _await_all(refs: list[Any]) -> None:

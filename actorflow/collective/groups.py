@@ -194,10 +194,14 @@ def members() -> list[Member]:
     return list(_members.values())
 
 
-def leave(name: str) -> bool:
-    """Leaves a group; whether this process was in it."""
+def leave(name: str, identity: str = "") -> bool:
+    """Leaves a group; whether this process was in it. `identity`: only if it is that very group."""
     with _lock:
-        member = _members.pop(name, None)
+        member = _members.get(name)
+        if member is not None and identity not in ("", member.identity):
+            member = None
+        if member is not None:
+            del _members[name]
     if member is not None:
         member.communicator.close()
     return member is not None

@@ -191,6 +191,12 @@ def test_a_member_cannot_join_twice(pair: list[Any], name: str) -> None:
         af.get(pair[0].join.remote(2, 0, name))
 
 
+def test_a_second_group_of_a_name_is_refused_and_the_first_goes_on(pair: list[Any], name: str) -> None:
+    with pytest.raises(CollectiveError, match="a member already"):
+        collective.create_collective_group(pair, backend="gloo", group_name=name)
+    af.get([member.run.remote(name, bodies.one, "allreduce") for member in pair], timeout=20)
+
+
 @pytest.mark.parametrize(
     ("arguments", "kind", "text"),
     [
