@@ -31,6 +31,7 @@ except ImportError as error:
     raise SystemExit(f"the command line needs {error.name}: install the extra actorflow[cli]") from error
 
 START_DEADLINE_S = 30.0
+IN_FLIGHT = "a call on its way, or a compiled graph"  # what holds a value that no process does
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -241,7 +242,7 @@ def memory(
     try:
         with af.init(address or "auto", log_to_driver=False):
             rows = list_objects()
-    except (ConnectionError, af.ActorflowError) as error:
+    except (ConnectionError, ValueError, af.ActorflowError) as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(1) from None
     if as_json:
@@ -259,7 +260,7 @@ def object_table(rows: list[dict[str, Any]]) -> Table:
         held += [f"{row['held_inside']} values or calls"] if row["held_inside"] else []
         size = f"{row['size_bytes'] / 1024**2:,.1f}"
         made_by = f"{row['made_by'] or 'not known'} ({row['how']})"
-        view.add_row(row["object_id"] or "(arguments)", size, row["state"], made_by, ", ".join(held))
+        view.add_row(row["object_id"] or "(arguments)", size, row["state"], made_by, ", ".join(held) or IN_FLIGHT)
     return view
 
 

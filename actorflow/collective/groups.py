@@ -92,6 +92,8 @@ def join(
         )
     require_torch()
     backend = _chosen(backend)
+    if backend == "nccl":  # before others meet this process, and look for a store that is gone again
+        _nccl().require_gpu(name, rank)
     limit = datetime.timedelta(seconds=timeout_s)
     label = backend if isinstance(backend, str) else getattr(backend, "__qualname__", repr(backend))
     _, slot, epoch = _hot.identity()
@@ -143,6 +145,10 @@ def _store(port: int, timeout: datetime.timedelta) -> Any:
     return distributed.TCPStore(LOOPBACK, port, None, port == 0, timeout, False)
 
 
+def _nccl() -> Any:
+    return importlib.import_module("actorflow.collective.nccl")
+
+
 def _make(backend: str | Factory, setup: Setup) -> Communicator:
     if not isinstance(backend, str):
         made = backend(setup)
@@ -150,7 +156,7 @@ def _make(backend: str | Factory, setup: Setup) -> Communicator:
             raise TypeError(f"the backend of group {setup.group!r} made {made!r}, which is no Communicator")
         return made
     if backend == "nccl":
-        return importlib.import_module("actorflow.collective.nccl").NcclCommunicator(setup)  # type: ignore[no-any-return]
+        return _nccl().NcclCommunicator(setup)  # type: ignore[no-any-return]
     return importlib.import_module("actorflow.collective.gloo").GlooCommunicator(setup)  # type: ignore[no-any-return]
 
 

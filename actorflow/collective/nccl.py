@@ -31,17 +31,20 @@ WATCH_S = 0.1
 _FIRST, _SECOND = 0, 1  # ranks of sender and receiver in their communicator
 
 
+def require_gpu(group: str, rank: int) -> None:
+    """CollectiveError where this process cannot use NCCL."""
+    if not (distributed.is_nccl_available() and cuda.is_available()):
+        lacks = "this build of torch has no NCCL" if cuda.is_available() else "this process sees no GPU"
+        raise CollectiveError(group=group, rank=rank, reason=f"nccl cannot be used: {lacks}; use gloo")
+
+
 class NcclCommunicator(TorchCommunicator):
     """A rank of an NCCL group, on this process' current GPU."""
 
     transport: ClassVar[str] = "nccl"
 
     def __init__(self, setup: Setup) -> None:
-        if not (distributed.is_nccl_available() and cuda.is_available()):
-            lacks = "this build of torch has no NCCL" if cuda.is_available() else "this process sees no GPU"
-            raise CollectiveError(
-                group=setup.group, rank=setup.rank, reason=f"nccl cannot be used: {lacks}; use gloo"
-            )
+        require_gpu(setup.group, setup.rank)
         self.device = torch.device("cuda", cuda.current_device())
         self._send_stream = cuda.Stream(self.device)
         self._receive_stream = cuda.Stream(self.device)

@@ -89,8 +89,7 @@ class Members:
         if answer.result() == self._pids.get(actor):
             return None
         handle = self._handles[actor]
-        detail = "it was restarted, and a graph does not go on with another process"
-        death = Death(DeathKind.EXITED, pid=self._pids.get(actor), detail=detail)
+        death = Death(DeathKind.RESTARTED, pid=self._pids.get(actor))
         return ActorDiedError(
             actor_name=handle._actor_description.name,
             actor_id=outside.hex_name(handle._actor_door.target.mailbox),

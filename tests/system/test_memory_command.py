@@ -46,6 +46,13 @@ def test_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
     assert output
 
 
+def test_an_address_that_is_none_is_refused_in_one_line() -> None:
+    code, output = run("memory", "no sense")
+    assert code == 1
+    assert output.startswith("af.init option address must be 'auto'")
+    assert output.count("\n") == 1
+
+
 def listed_while(program: str, address: str) -> None:
     """What the command says while another driver has put something."""
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
