@@ -335,6 +335,10 @@ class End:
     def sleeps(self) -> int:
         """How often it has slept so far (spinning was not enough)."""
 
+    @property
+    def position(self) -> int:
+        """How many values it has written, or used up by reading, whatever its calls raised after that; also closed."""
+
 @final
 class Writer(End):
     def __init__(self, channel: Hold) -> None:

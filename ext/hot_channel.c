@@ -164,6 +164,7 @@ static int write_inline(struct end *self, const struct packed *packed) {
   if (packed->bytes)
     memcpy(place + references * sizeof(af_off), PyBytes_AsString(packed->data), (size_t)packed->bytes);
   af_channel_publish(client, self->channel, 0, references, (uint32_t)packed->bytes, (uint8_t)packed->format);
+  self->position++;
   if (packed->held_count) af_op_end(client, outer);
   return 0;
 }
@@ -180,6 +181,7 @@ static int write_block(struct end *self, struct packed *packed) {
   uint32_t outer = af_op_begin(client, AF_OP_CHANNEL);
   af_hold_forget(client, index);
   af_channel_publish(client, self->channel, block, 0, 0, (uint8_t)packed->format);
+  self->position++;
   af_op_end(client, outer);
   return 0;
 }
@@ -245,6 +247,7 @@ static PyObject *read_value(struct end *self) {
   if (value.block) hot_stored_block(self->session, value.block, &stored);
   PyObject *loaded = hot_load_stored(self->session, &stored);
   af_channel_next(client, self->channel, self->number);
+  self->position++;
   return loaded;
 }
 
@@ -285,6 +288,11 @@ static PyObject *end_get_state(PyObject *object, void *unused) {
 static PyObject *end_get_sleeps(PyObject *object, void *unused) {
   (void)unused;
   return PyLong_FromUnsignedLongLong(((struct end *)object)->sleeps);
+}
+
+static PyObject *end_get_position(PyObject *object, void *unused) {
+  (void)unused;
+  return PyLong_FromUnsignedLongLong(((struct end *)object)->position);
 }
 
 /* -- making -- */
@@ -376,6 +384,7 @@ static PyMethodDef end_methods[] = {
     {"ready", end_ready, METH_NOARGS, NULL}, {"close", end_close_now, METH_NOARGS, NULL}, {NULL, NULL, 0, NULL}};
 static PyGetSetDef end_getset[] = {{"state", end_get_state, NULL, NULL, NULL},
                                    {"sleeps", end_get_sleeps, NULL, NULL, NULL},
+                                   {"position", end_get_position, NULL, NULL, NULL},
                                    {NULL, NULL, NULL, NULL, NULL}};
 static PyType_Slot end_slots[] = {{Py_tp_dealloc, end_dealloc}, {Py_tp_methods, end_methods},
                                   {Py_tp_getset, end_getset}, {Py_tp_doc, "An end of a channel."}, {0, NULL}};

@@ -55,7 +55,8 @@ class CompiledGraph:
         self._options = options
         self._lock = threading.RLock()
         self._whole_writer: _hot.Writer | None = None  # where the input is not taken apart
-        self._begun = 0  # executions
+        self._begun = 0  # executions that have refs, or whose results are dropped
+        self._is_beginning = False  # under the lock: so who finds it set interrupts the same thread
         self._room = 0  # how many may be begun, as far as was looked at
         self._session = runtime.require()
         self._handles = [method.handle for method in methods]
@@ -115,25 +116,30 @@ class CompiledGraph:
         graph: ChannelTimeoutError after submit_timeout seconds.
         """
         with self._lock:
-            writer = self._whole_writer
-            if (
-                writer is None
-                or self._begun >= self._room
-                or len(args) != 1
-                or kwargs
-                or self._end is not None
-            ):
-                index = self._begin(args, kwargs)
-            else:  # the same, quicker
-                try:
+            self._refuse_reentry()
+            self._is_beginning = True
+            try:
+                writer = self._whole_writer
+                if (
+                    writer is None
+                    or self._begun >= self._room
+                    or len(args) != 1
+                    or kwargs
+                    or self._end is not None
+                    or writer.position != self._begun
+                ):
+                    return self._begin(args, kwargs)
+                try:  # the same, quicker
                     writer.write(args[0], self._options.submit_timeout)
                 except BaseException as error:
                     raise self._unwritten(0, args[0], error) from None
                 index = self._begun
-                self._begun = index + 1
-        if self._only_stream is not None:
-            return CompiledRef(self, self._only_stream, index)
-        return self._refs(index)
+                stream = self._only_stream
+                result = self._refs(index) if stream is None else CompiledRef(self, stream, index)
+                self._begun = index + 1  # only now: without refs it is nobody's
+                return result
+            finally:
+                self._is_beginning = False
 
     async def execute_async(self, *args: Any, **kwargs: Any) -> Any:
         """As `execute`; the refs are to be awaited, as those of `execute` can be."""
@@ -148,16 +154,24 @@ class CompiledGraph:
     def _refs(self, index: int) -> list[CompiledRef]:
         return [CompiledRef(self, self._streams[stream], index) for stream in self._plan.outputs]
 
-    def _begin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
+    def _refuse_reentry(self) -> None:
+        if self._is_beginning:  # and this thread has the lock
+            raise RuntimeError(
+                "an execution of this graph is being begun by this very thread: a signal handler, or the pickling of "
+                "a value, that interrupts it cannot execute the same graph"
+            )
+
+    def _begin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if self._end is not None:
             raise self._find_end()
         self._signature.check(args, kwargs)
+        self._settle(RuntimeError("an exception of a signal handler broke off the writing of this input"))
         if self._is_full():
             self._make_room()
         self._write([input_part(access, args, kwargs) for access, _ in self._inputs])
-        index = self._begun
+        refs = self._refs(self._begun)
         self._begun += 1
-        return index
+        return refs if self._graph.is_list else refs[0]
 
     def _make_room(self) -> None:
         """Waits for the oldest execution where nobody has a ref to it; GraphCapacityError where somebody does."""
@@ -192,7 +206,7 @@ class CompiledGraph:
             return self._find_end()
         if isinstance(error, _hot.NodeGoneError):
             return blocking.node_error()
-        self._undo(number, error)
+        self._settle(error)
         access, _ = self._inputs[number]
         name = "input" if access is None else f"input {access!r}"
         if type(error) is TimeoutError:
@@ -200,17 +214,23 @@ class CompiledGraph:
             return ChannelTimeoutError(channel=name, reason=reason)
         return calls.translated(error, lambda: [(name, value)]) if isinstance(error, Exception) else error
 
-    def _undo(self, written: int, error: BaseException) -> None:
-        """Parts of the input are written, others cannot be: this is an execution of that error, and nobody's."""
-        if not written:
+    def _settle(self, error: BaseException) -> None:
+        """Inputs that were written, wholly or in part, and have no refs are executions of that error, and nobody's.
+
+        What broke them off may break this off too; it is done again then, before the next execution begins.
+        """
+        written = max(writer.position for _, writer in self._inputs)
+        if written == self._begun:
             return
         node_id = self._session.node_id
         data = failures.encode_error(error, name="execute", node_id=node_id, pid=os.getpid(), attempt=1)
-        for _, writer in self._inputs[written:]:
-            writer.write_error(data)
-        for stream in self._plan.outputs:
-            self._streams[stream].drop(self._begun)
-        self._begun += 1
+        for _, writer in self._inputs:
+            while writer.position < written:
+                writer.write_error(data)
+        for index in range(self._begun, written):
+            for stream in self._plan.outputs:
+                self._streams[stream].drop(index)
+        self._begun = written
 
     # -- looking inside
 
@@ -236,14 +256,14 @@ class CompiledGraph:
         try:
             start_ns = monotonic_ns()
             with self._lock:
-                index = self._begin(args, kwargs)
-            refs = self._refs(index)
-            result = [ref.get() for ref in refs]
+                given = self.execute(*args, **kwargs)
+                index = self._begun - 1
+            result = [ref.get() for ref in given] if self._graph.is_list else given.get()
             total_s = (monotonic_ns() - start_ns) * 1e-9
             steps = self._members.timings(self._graph, index, start_ns)
         finally:
             self._members.ask("record", self._name, False)
-        return Profile(result if self._graph.is_list else result[0], total_s, steps)
+        return Profile(result, total_s, steps)
 
     # -- the end
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import weakref
 from collections import Counter
 from collections.abc import Callable, Generator
 from time import monotonic
@@ -18,7 +19,7 @@ from actorflow import _hot
 from actorflow.client import blocking
 from actorflow.client.once import ReadOnce
 from actorflow.client.waiting import current_port
-from actorflow.errors import ActorflowError, ChannelTimeoutError, GraphCapacityError
+from actorflow.errors import ActorflowError, ChannelError, ChannelTimeoutError, GraphCapacityError
 
 Outcome = tuple[bool, Any]  # a value, or an error
 
@@ -41,33 +42,61 @@ class ResultStream:
         self._lock = threading.RLock()
         self.position = 0  # executions whose result has been read from the channel
         self._kept: dict[int, list[Outcome]] = {}  # read, and not yet asked for
-        self._dropped: list[int] = []  # of refs that were dropped unread, and not yet looked at
+        self._dropped: list[
+            _Mark | int
+        ] = []  # refs that are gone, or executions without any; not yet looked at
+        self._marks: dict[int, _Mark] = {}  # by id: of the refs that are not read yet
         self._unwanted: Counter[int] = Counter()  # dropped refs of executions that are still to be read
         self._waiting: dict[asyncio.Future[None], int] = {}  # who awaits -> which execution
         self._watching = threading.Lock()  # held by the one who watches
         self._is_closed = False
+        self._is_reading = False  # under the lock: so who finds it set interrupts the same thread
 
-    def get(self, index: int, timeout: float | None) -> Any:
-        """The result of an execution. Raises its error, ChannelTimeoutError, and why the graph has ended."""
+    def get(self, index: int, timeout: float | None) -> Outcome:
+        """The result of an execution: its value or its error, which is handed out with that.
+
+        Raises ChannelTimeoutError, GraphCapacityError, what a signal handler raises, and why the graph has ended: then
+        it can be asked for again.
+        """
+        if self.position > index:
+            return self.hand_out(index)
         deadline = None if timeout is None else monotonic() + timeout
         if not (self._lock.acquire() if timeout is None else self._lock.acquire(timeout=timeout)):
             raise self._late(timeout)
         try:
-            if self.position == index and self._copies == 1 and not (self._waiting or self._dropped):
-                # As below, quicker.
-                is_value, outcome = self._next(timeout, timeout)
-                self.position = index + 1
-                if is_value:
+            self._refuse_reentry()
+            self._is_reading = True
+            try:
+                if (
+                    self._reader.position == index
+                    and self._copies == 1
+                    and not (self._waiting or self._dropped)
+                ):
+                    # As below, quicker.
+                    outcome = self._next(timeout, timeout)
+                    self.position = index + 1
                     return outcome
-                raise outcome
-            while self.position <= index:
-                self._read(index, None if deadline is None else max(0.0, deadline - monotonic()), timeout)
-            is_value, outcome = self._hand_out(index)
+                while self.position <= index:
+                    self._read(index, None if deadline is None else max(0.0, deadline - monotonic()), timeout)
+            except BaseException:
+                self._catch_up()
+                raise
+            finally:
+                self._is_reading = False
         finally:
             self._lock.release()
-        if is_value:
-            return outcome
-        raise outcome
+        return self.hand_out(index)
+
+    def hand_out(self, index: int) -> Outcome:
+        """The result of an execution that is before `position`, without waiting for any thread that reads."""
+        outcomes = self._kept.get(index)
+        if not outcomes:
+            reason = "this result was lost: an exception of a signal handler broke off its reading"
+            return False, ChannelError(channel=self._label, reason=reason)
+        outcome = outcomes.pop()
+        if not outcomes:
+            self._kept.pop(index, None)
+        return outcome
 
     async def until_read(self, index: int) -> None:
         """Returns once the result of that execution has been read from the channel."""
@@ -100,21 +129,42 @@ class ResultStream:
             if watches:
                 self._watching.release()
 
+    def mark(self, ref: CompiledRef, index: int) -> _Mark:
+        """Has `drop` done when the ref is gone; in C, where no signal handler's exception can come between."""
+        mark = _Mark(ref, self._dropped.append)
+        mark.index = index
+        self._marks[id(mark)] = mark
+        return mark
+
+    def unmark(self, mark: _Mark) -> None:
+        """The ref has been read."""
+        self._marks.pop(id(mark), None)
+
     def drop(self, index: int) -> None:
-        """A ref to the result of that execution is gone. From a finalizer: at any moment, in any thread."""
+        """There is no ref to the result of that execution, where there should be one."""
         self._dropped.append(index)
 
     def is_dropped(self, index: int) -> bool:
         """Whether that execution has no ref to its result here any more, or has been read."""
         with self._lock:
-            self._forget_dropped()
-            return index < self.position or self._unwanted[index] == self._copies
+            self._refuse_reentry()
+            return self._is_unwanted(index)
 
     def take_dropped(self, wait_for: int, timeout_s: float) -> None:
         """Takes from the channel what nobody has a ref to; waits for that of the execution `wait_for`. TimeoutError."""
         with self._lock:
-            while self.is_dropped(self.position) and (self.position <= wait_for or self._reader.ready()):
-                self._read(self.position, timeout_s, timeout_s)
+            self._refuse_reentry()
+            self._is_reading = True
+            try:
+                while self._is_unwanted(self.position) and (
+                    self.position <= wait_for or self._reader.ready()
+                ):
+                    self._read(self.position, timeout_s, timeout_s)
+            except BaseException:
+                self._catch_up()
+                raise
+            finally:
+                self._is_reading = False
 
     def close(self) -> None:
         """Reads no more; who waits is told."""
@@ -126,27 +176,55 @@ class ResultStream:
 
     def _read(self, wanted: int, left_s: float | None, timeout: float | None) -> None:
         """Takes the next result from the channel."""
+        self._catch_up()
+        if self.position > wanted:
+            return
         if self._dropped:
             self._forget_dropped()
         if self.position < wanted and len(self._kept) >= self._most_kept:
             raise GraphCapacityError(
                 limit=self._most_kept, what="results are kept unread", option="max_buffered_results"
             )
-        outcome = self._next(left_s, timeout)
         index = self.position
-        self.position += 1
+        outcome = self._next(left_s, timeout)
         wanted_copies = self._copies - (self._unwanted.pop(index) if index in self._unwanted else 0)
-        if wanted_copies:
+        if wanted_copies > 0:
             self._kept[index] = [outcome] * wanted_copies
+        self.position = index + 1  # only now: from here on it is handed out
         if self._waiting:
             self._wake(lambda waited_for: waited_for <= index)
 
+    def _catch_up(self) -> None:
+        """An exception of a signal handler may have come after a value was used up and before it was counted."""
+        read = self._reader.position
+        if self.position < read:
+            self.position = read
+            self._wake(lambda waited_for: waited_for < read)
+
+    def _refuse_reentry(self) -> None:
+        if self._is_reading:  # and this thread has the lock
+            raise RuntimeError(
+                f"{self._label}: a result is being read by this very thread: a signal handler, or the loading of a "
+                "value, that interrupts it cannot use the same graph"
+            )
+
+    def _is_unwanted(self, index: int) -> bool:
+        self._catch_up()
+        self._forget_dropped()
+        return index < self.position or self._unwanted[index] >= self._copies
+
     def _forget_dropped(self) -> None:
         while self._dropped:
-            index = self._dropped.pop()
-            if index in self._kept:
-                self._hand_out(index)
+            dropped = self._dropped.pop()
+            if isinstance(dropped, int):
+                index = dropped
+            elif self._marks.pop(id(dropped), None) is None:
+                continue
             else:
+                index = dropped.index
+            if index in self._kept:
+                self.hand_out(index)
+            elif index >= self.position:
                 self._unwanted[index] += 1
 
     def _next(self, left_s: float | None, timeout: float | None) -> Outcome:
@@ -163,13 +241,6 @@ class ResultStream:
         except TimeoutError:
             raise self._late(timeout) from None
 
-    def _hand_out(self, index: int) -> Outcome:
-        outcomes = self._kept[index]
-        outcome = outcomes.pop()
-        if not outcomes:
-            del self._kept[index]
-        return outcome
-
     def _late(self, timeout: float | None) -> ChannelTimeoutError:
         return ChannelTimeoutError(channel=self._label, reason=f"no result within {timeout or 0.0:.3g} s")
 
@@ -179,8 +250,16 @@ class ResultStream:
         """Reads up to `index` without waiting, unless a thread reads just now: then that wakes who awaits."""
         if self._lock.acquire(blocking=False):
             try:
-                while self.position <= index and self._reader.ready():
-                    self._read(index, 0.0, 0.0)
+                self._refuse_reentry()
+                self._is_reading = True
+                try:
+                    while self.position <= index and self._reader.ready():
+                        self._read(index, 0.0, 0.0)
+                except BaseException:
+                    self._catch_up()
+                    raise
+                finally:
+                    self._is_reading = False
             finally:
                 self._lock.release()
 
@@ -195,6 +274,13 @@ class ResultStream:
         for future, index in list(self._waiting.items()):
             if concerns(index):
                 _resolve(future)
+
+
+class _Mark(weakref.ref["CompiledRef"]):
+    """Tells of a ref's end, and which execution's result it was to."""
+
+    __slots__ = ("index",)
+    index: int
 
 
 class _Waiting:
@@ -225,13 +311,14 @@ def _resolve(future: asyncio.Future[None]) -> None:
 class CompiledRef(ReadOnce):
     """A result of an execution of a compiled graph: for `af.get`, or to be awaited; once."""
 
-    __slots__ = ("_graph", "_index", "_is_read", "_stream")
+    __slots__ = ("__weakref__", "_graph", "_index", "_is_read", "_mark", "_stream")
 
     def __init__(self, graph: object, stream: ResultStream, index: int) -> None:
         self._graph = graph  # it lives while its results are wanted
         self._stream = stream
         self._index = index
         self._is_read = False
+        self._mark: _Mark | None = stream.mark(self, index)
 
     def get(self, timeout: float | None = None) -> Any:
         """The result, waited for `timeout` seconds at most; with 0 it looks once.
@@ -241,31 +328,29 @@ class CompiledRef(ReadOnce):
         """
         if self._is_read:
             self._refuse_again()
-        try:
-            value = self._stream.get(self._index, timeout)
-        except (ChannelTimeoutError, GraphCapacityError, KeyboardInterrupt):
-            raise
-        except BaseException:
-            self._is_read = True
-            raise
+        return self._given(self._stream.get(self._index, timeout))
+
+    def _given(self, result: Outcome) -> Any:
         self._is_read = True
-        return value
+        if self._mark is not None:
+            self._stream.unmark(self._mark)
+            self._mark = None
+        is_value, outcome = result
+        if is_value:
+            return outcome
+        raise outcome
 
     def __await__(self) -> Generator[Any, None, Any]:
         if self._is_read:
             self._refuse_again()
         if self._stream.position <= self._index:
             yield from self._stream.wait(self._index)
-        return self.get(0.0)
+        return self._given(self._stream.hand_out(self._index))
 
     def _refuse_again(self) -> NoReturn:
         raise ValueError(
             f"{self!r} was read before: a result of a compiled graph is handed out once; keep the value"
         )
-
-    def __del__(self) -> None:
-        if not self._is_read:
-            self._stream.drop(self._index)
 
     def __reduce__(self) -> Any:
         raise TypeError(

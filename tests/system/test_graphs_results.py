@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -49,4 +53,179 @@ async def test_who_is_cancelled_lets_the_others_have_their_results() -> None:
         rest = await asyncio.wait_for(asyncio.gather(*tasks[1::2]), TIMEOUT_S)
         assert rest == [2, 4, 6, 8]
         await asyncio.gather(*tasks[::2], return_exceptions=True)
+    graph.teardown()
+
+
+# -- exceptions of signal handlers
+
+
+class Interruption(BaseException):
+    pass
+
+
+@pytest.fixture(params=[KeyboardInterrupt, LookupError, Interruption])
+def interrupts(request: pytest.FixtureRequest) -> Iterator[Callable[[float], None]]:
+    """Has an exception come out of a signal handler, again and again at that distance in seconds; 0: no more."""
+
+    def interrupt(*_: object) -> None:
+        raise request.param("interrupted")
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+
+    def every(interval_s: float) -> None:
+        signal.setitimer(signal.ITIMER_REAL, interval_s)
+
+    yield every
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, before)
+
+
+def check_that_nothing_shifts(execute: Callable[[int], Any], interrupts: Any) -> None:
+    """Executes until some were interrupted; those that were not give their own results, and so do later ones."""
+    interrupted = 0
+    number = 0
+    while interrupted < 60:
+        number += 1
+        try:
+            try:
+                interrupts(0.0003 + number % 7 * 0.0002)
+                result = execute(number)
+            finally:
+                interrupts(0)
+        except (KeyboardInterrupt, LookupError, Interruption):
+            interrupted += 1
+        else:
+            assert result == number + 1
+    for number in range(40):
+        assert execute(number) == number + 1
+
+
+def test_an_interrupted_get_or_execute_shifts_no_result(interrupts: Any) -> None:
+    with added(Adder.remote(), max_inflight_executions=4, max_buffered_results=4) as graph:
+        check_that_nothing_shifts(lambda number: af.get(graph.execute(number), timeout=TIMEOUT_S), interrupts)
+
+
+def test_an_interrupted_execute_with_several_inputs_shifts_no_result(interrupts: Any) -> None:
+    first, second, third = Adder.remote(), Adder.remote(), Adder.remote()
+    with InputNode() as numbers:
+        left, right = first.add.bind(numbers[0], 0), second.add.bind(numbers[1], 0)
+        end = third.add.bind(left, right)
+
+    def execute(number: int) -> Any:
+        return af.get(graph.execute(number, 1), timeout=TIMEOUT_S)
+
+    with end.experimental_compile(max_inflight_executions=4) as graph:
+        check_that_nothing_shifts(execute, interrupts)
+
+
+class Stubborn:
+    """Loading it is interrupted, once it is armed."""
+
+    armed = False
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __reduce__(self) -> Any:
+        return load_stubborn, (self.number,)
+
+
+def load_stubborn(number: int) -> Stubborn:
+    if Stubborn.armed:
+        Stubborn.armed = False
+        os.kill(os.getpid(), signal.SIGALRM)
+        sum(range(10))  # where the handler runs, at the latest
+    return Stubborn(number)
+
+
+@af.remote
+class Maker:
+    def stubborn(self, number: int) -> Stubborn:
+        return Stubborn(number)
+
+
+def test_a_loading_that_is_interrupted_loses_that_result_only(interrupts: Any) -> None:
+    with InputNode() as inp:
+        end = Maker.remote().stubborn.bind(inp)
+    with end.experimental_compile() as graph:
+        refs = [graph.execute(number) for number in range(4)]
+        Stubborn.armed = True
+        with pytest.raises((KeyboardInterrupt, LookupError, Interruption, af.ActorflowError)):
+            af.get(refs[0], timeout=TIMEOUT_S)
+        assert [af.get(ref, timeout=TIMEOUT_S).number for ref in refs[1:]] == [1, 2, 3]
+
+
+def test_a_ref_whose_get_was_interrupted_can_be_read(interrupts: Any) -> None:
+    actor = Gate.remote()
+    with InputNode() as inp:
+        end = actor.pass_on.bind(inp)
+    with end.experimental_compile(max_buffered_results=2) as graph:
+        for number in range(6):
+            ref = graph.execute(number)
+            interrupts(0.02)
+            try:
+                with pytest.raises((KeyboardInterrupt, LookupError, Interruption)):
+                    af.get(ref, timeout=TIMEOUT_S)
+            finally:
+                interrupts(0)
+            af.get(actor.open.remote())
+            assert af.get(ref, timeout=TIMEOUT_S) == number
+
+
+@af.remote(max_concurrency=2)
+class Gate:
+    """Passes a number on once it was opened for it."""
+
+    def __init__(self) -> None:
+        self._opened = threading.Semaphore(0)
+
+    def open(self) -> None:
+        self._opened.release()
+
+    def pass_on(self, number: int) -> int:
+        self._opened.acquire()
+        return number
+
+
+def test_a_signal_handler_that_uses_the_graph_it_interrupts_is_told() -> None:
+    actor = Gate.remote()
+    with InputNode() as inp:
+        end = actor.pass_on.bind(inp)
+    told = []
+
+    with end.experimental_compile() as graph:
+        first, second = graph.execute(1), graph.execute(2)
+
+        def handle(*_: object) -> None:
+            try:
+                af.get(second)
+            except RuntimeError as error:
+                told.append(str(error))
+            actor.open.remote()
+
+        before = signal.signal(signal.SIGALRM, handle)
+        try:
+            signal.setitimer(signal.ITIMER_REAL, 0.02)
+            assert af.get(first, timeout=TIMEOUT_S) == 1
+        finally:
+            signal.signal(signal.SIGALRM, before)
+        assert "signal handler" in told[0]
+        af.get(actor.open.remote())
+        assert af.get(second, timeout=TIMEOUT_S) == 2
+
+
+# -- threads
+
+
+async def test_a_result_is_awaited_while_a_thread_waits_for_a_later_one() -> None:
+    actor = Gate.remote()
+    with InputNode() as inp:
+        graph = actor.pass_on.bind(inp).experimental_compile()
+    refs = [graph.execute(number) for number in range(3)]
+    thread = asyncio.ensure_future(asyncio.to_thread(af.get, refs[2], timeout=TIMEOUT_S))
+    for number in range(2):
+        await actor.open.remote()
+        assert await asyncio.wait_for(refs[number], TIMEOUT_S) == number
+    await actor.open.remote()
+    assert await thread == 2
     graph.teardown()
