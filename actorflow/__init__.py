@@ -1,6 +1,12 @@
-"""Tasks, actors and shared objects: plain functions and classes that run in other processes of the machine."""
+"""Tasks, actors and shared objects: plain functions and classes that run in other processes of the machine.
 
-from actorflow import actor, dag, exceptions, experimental, remote_function, runtime_context, types, util
+`dag` is imported at its first use (PEP 562): most programs have no graphs.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from actorflow import actor, exceptions, experimental, remote_function, runtime_context, types, util
 from actorflow.client import aio
 from actorflow.client.actor_class import ActorClass, method
 from actorflow.client.aio import as_completed, gather
@@ -44,6 +50,9 @@ from actorflow.errors import (
 from actorflow.observe.timeline import timeline
 from actorflow.runtime_env import RuntimeEnv
 from actorflow.worker.context import exit_actor
+
+if TYPE_CHECKING:
+    from actorflow import dag
 
 __version__ = "0.1.0"
 
@@ -120,3 +129,9 @@ __all__ = [
     "TaskUnschedulableError",
     "WorkerCrashedError",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name != "dag":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return importlib.import_module("actorflow.dag")

@@ -260,7 +260,9 @@ def object_table(rows: list[dict[str, Any]]) -> Table:
         held += [f"{row['held_inside']} values or calls"] if row["held_inside"] else []
         size = f"{row['size_bytes'] / 1024**2:,.1f}"
         made_by = f"{row['made_by'] or 'not known'} ({row['how']})"
-        view.add_row(row["object_id"] or "(arguments)", size, row["state"], made_by, ", ".join(held) or IN_FLIGHT)
+        view.add_row(
+            row["object_id"] or "(arguments)", size, row["state"], made_by, ", ".join(held) or IN_FLIGHT
+        )
     return view
 
 

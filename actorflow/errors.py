@@ -64,7 +64,10 @@ class DeathKind(enum.Enum):
     NO_HANDLES = ("its last handle was dropped", "keep a handle, or use lifetime='detached'")
     JOB_ENDED = ("its job ended", "use lifetime='detached' for what should outlive its job")
     NODE_DIED = ("its node died", "see the node's log; allow restarts to move it elsewhere")
-    RESTARTED = ("its process ended, and it was restarted", "compile again what was compiled for the one before")
+    RESTARTED = (
+        "its process ended, and it was restarted",
+        "compile again what was compiled for the one before",
+    )
     STOPPED = ("it was stopped while it held up others", "do not SIGSTOP workers for longer than a moment")
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import difflib
 import functools
+import importlib
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -274,6 +275,8 @@ class ActorMethod:
 
     def bind(self, *args: Any, **kwargs: Any) -> Any:
         """A node of a graph: this method with these arguments, among which may be other nodes. See `af.dag`."""
+        if _make_node is None:
+            importlib.import_module(GRAPHS_MODULE)
         assert _make_node is not None
         return _make_node(self, args, kwargs)
 
@@ -307,6 +310,8 @@ class ActorMethod:
         return f"ActorMethod({self._label})"
 
 
+# By name, at first use: it lies above this, and most programs have no graphs.
+GRAPHS_MODULE = "actorflow.dag"
 _make_node: Callable[[ActorMethod, tuple[Any, ...], dict[str, Any]], Any] | None = None
 
 

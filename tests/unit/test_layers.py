@@ -146,7 +146,7 @@ def test_the_search_finds_a_circle() -> None:
 
 
 # A package whose parts are re-exported at first use: it may say which, in a table and a `__getattr__` (PEP 562).
-LAZY = ("actorflow.util", "actorflow.experimental")
+LAZY = ("actorflow", "actorflow.util", "actorflow.experimental")
 LAZY_NAMES = ("_AT_FIRST_USE", "__getattr__")
 
 
