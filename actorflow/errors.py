@@ -437,17 +437,18 @@ class PlacementGroupError(ActorflowError):
 
 
 class ChannelError(ActorflowError):
-    """A channel of a compiled graph is closed or broken."""
+    """A channel of a compiled graph is closed or broken, or a result was lost. `channel`: what it is an edge of."""
 
-    _template = "channel {e.channel}: {e.reason}; compile the graph again"
+    _template = "{e.channel}: {e.reason}; {e.advice}"
     channel: str
     reason: str
+    advice: str = "compile the graph again"
 
 
 class ChannelTimeoutError(ChannelError, TimeoutError):
     """A channel was full or empty for too long. The graph stays usable."""
 
-    _template = "channel {e.channel}: {e.reason}; the graph goes on: try again"
+    advice: str = "the graph goes on: try again"
 
 
 class GraphCapacityError(ActorflowError):

@@ -15,10 +15,15 @@ class CollectiveError(ActorflowError):
     where it is no member.
     """
 
-    _template = "collective group {e.group!r}: {e.reason}"
+    _template = "{e._what}: {e.reason}"
     group: str
     reason: str
     rank: int | None = None
+
+    @property
+    def _what(self) -> str:
+        """What the message is about: a tensor may find no group at all."""
+        return f"collective group {self.group!r}" if self.group else "no collective group"
 
 
 class CollectiveTimeoutError(CollectiveError, TimeoutError):

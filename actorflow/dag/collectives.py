@@ -91,7 +91,7 @@ class CollectiveOutputNode(ActorNode):
                     (id(operation), rank, "offer"),
                     plan.Operation(
                         actor,
-                        f"offer for {labels[rank]}",
+                        f"the tensor shapes of {labels[rank]}",
                         operation.kind,
                         (values[rank],),
                         collective=part(True),

@@ -273,7 +273,7 @@ class CompiledGraph:
         At any time, again, and from a signal handler too. The actors leave the graph by themselves, after the step that
         they run, and serve ordinary calls meanwhile. `kill_actors` ends them with their processes.
         """
-        self._finish(ChannelError(channel=self._name, reason="the graph was torn down"))
+        self._finish(ChannelError(channel=self._graph.label, reason="the graph was torn down"))
         if kill_actors and runtime.current() is self._session:
             for handle in self._handles:
                 cluster.kill(handle)
@@ -295,7 +295,7 @@ class CompiledGraph:
 
     def unbind(self) -> None:
         """The runtime ends."""
-        self._finish(ChannelError(channel=self._name, reason="the runtime was shut down"))
+        self._finish(ChannelError(channel=self._graph.label, reason="the runtime was shut down"))
 
     def __enter__(self) -> CompiledGraph:
         return self
@@ -313,7 +313,7 @@ def _end_finder(graph: weakref.ref[CompiledGraph]) -> Callable[[], BaseException
     def find() -> BaseException:
         alive = graph()
         if alive is None:
-            return ChannelError(channel="of a graph", reason="nobody holds the graph any more")
+            return ChannelError(channel="compiled graph", reason="nobody holds the graph any more")
         return alive._find_end()
 
     return find

@@ -111,6 +111,11 @@ class Graph:
     is_list: bool = False
     input_transport: TensorTransport = field(default_factory=TensorTransport)
 
+    @property
+    def label(self) -> str:
+        """What errors call it: by what it gives."""
+        return f"compiled graph of {', '.join(self.operations[number].label for number in self.outputs)}"
+
     def transport_of(self, number: int) -> str:
         """What the tensors of an operation's value travel by: "shm" where the driver reads it, which is in no group."""
         kind = self.operations[number].transport.kind

@@ -65,7 +65,9 @@ class ResultStream:
             raise self._late(timeout)
         try:
             self._refuse_reentry()
-            self._is_reading = True
+            self._is_reading = (
+                True  # set so, and not by a context manager: no signal handler can come between
+            )
             try:
                 if (
                     self._reader.position == index
@@ -92,7 +94,8 @@ class ResultStream:
         outcomes = self._kept.get(index)
         if not outcomes:
             reason = "this result was lost: an exception of a signal handler broke off its reading"
-            return False, ChannelError(channel=self._label, reason=reason)
+            advice = "the graph goes on: execute it again"
+            return False, ChannelError(channel=self._label, reason=reason, advice=advice)
         outcome = outcomes.pop()
         if not outcomes:
             self._kept.pop(index, None)

@@ -22,10 +22,14 @@ class ActorPool:
 
     `fn` in the methods takes (actor, value), sends a call and returns its ref (or list of refs). Results come in the
     order of `submit` (get_next, map) or as they are done (the `unordered` ones). An actor that died leaves the pool.
+    TypeError for actors that are no handles.
     """
 
     def __init__(self, actors: Iterable[ActorHandle]) -> None:
         self._idle = list(actors)
+        for actor in self._idle:
+            if not isinstance(actor, ActorHandle):
+                raise TypeError(f"actors must be actor handles, and {actor!r} is none")
         self._running: dict[int, tuple[Any, ActorHandle]] = {}  # number of the submit -> (refs, who runs it)
         self._pending: deque[tuple[Function, Any]] = deque()  # empty while an actor is idle
         self._submitted = 0

@@ -84,7 +84,9 @@ class Crew:
     def check_open(self) -> None:
         """RuntimeError once the crew was closed."""
         if not self._is_open:
-            raise RuntimeError("it was shut down, or its runtime has ended: it takes no more calls")
+            raise RuntimeError(
+                "the executor or pool was shut down, or its runtime has ended: it takes no more calls"
+            )
 
     def close(self) -> None:
         """Takes no more jobs; the members end when all are done."""

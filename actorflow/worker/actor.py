@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import importlib
 import inspect
 import os
 import threading
@@ -15,7 +16,6 @@ import uvloop
 from actorflow import _hot, errors
 from actorflow.client import assignment, blocking, handles, runtime
 from actorflow.client.actor_class import ActorClass, ActorPlan, retry_on, transport_of
-from actorflow.collective import kept
 from actorflow.errors import Death, DeathKind
 from actorflow.wire import failures
 from actorflow.worker import printing, settling, timeline
@@ -76,6 +76,7 @@ class Host:
         self._bodies: list[Body] = []
         self._methods: tuple[str, ...] = ()  # their names
         self._graphs: Memberships | None = None
+        self._kept: Any = None  # the module that keeps tensors of results, where a method does
         self._regrouped: dict[int, Body] = {}  # methods in a group that the call asked for
         handles.become_actor(mailbox)
         self._printed_as = printing.title_of(self._class_name)
@@ -93,7 +94,8 @@ class Host:
             for call in request.calls:
                 call.fail(data)
         else:
-            kept.wait_until_free()
+            if self._kept is not None:
+                self._kept.wait_until_free()
             self._end(DeathKind.NO_HANDLES)
 
     # -- birth
@@ -143,7 +145,11 @@ class Host:
         """What calls of a method run."""
         function: Callable[..., Any] = getattr(instance, name)
         transport = transport_of(cls, name)
-        return function if transport is None else kept.keeping(function, transport, self._title)
+        if transport is None:
+            return function
+        self._kept = importlib.import_module("actorflow.collective.kept")  # few workers need it
+        kept: Callable[..., Any] = self._kept.keeping(function, transport, self._title)
+        return kept
 
     def _keep_or_complete(self, call: _hot.Call) -> None:
         """The constructor's call of an actor that may be restarted stays unread, for its next process."""

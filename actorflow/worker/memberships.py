@@ -8,6 +8,7 @@ it leaves one when that ends: by teardown, or by the death of a process in it.
 from __future__ import annotations
 
 import asyncio
+import importlib
 import os
 import threading
 from collections.abc import Callable, Sequence
@@ -15,12 +16,10 @@ from typing import Any
 
 from actorflow import _hot
 from actorflow.client.waiting import current_port
-from actorflow.collective import groups
 from actorflow.core.graphs import End, MemberPlan, Step, Timing
-from actorflow.worker import collective_steps, printing, settling
+from actorflow.worker import printing, settling
 from actorflow.worker.functions import Body
 from actorflow.worker.graphs import Member, Reading, Writing
-from actorflow.worker.tensor_edges import TensorReader, TensorWriter
 
 BodyOf = Callable[[str], Body]
 
@@ -60,10 +59,13 @@ class Memberships:
         self._members.remove(member)
         member.close()
         for group in member.groups:
-            groups.leave(group)
+            _tensors("collective.groups").leave(group)
 
     def _body_of_step(self, step: Step) -> Body:
-        return self._body_of(step.method) if step.part is None else collective_steps.body_of(step)
+        if step.part is None:
+            return self._body_of(step.method)
+        body: Body = _tensors("worker.collective_steps").body_of(step)
+        return body
 
     def _begin(self, member: Member) -> None:
         """Has the member's steps run from now on."""
@@ -80,12 +82,21 @@ class Memberships:
         return [timing for member in self._of(graph) for timing in member.timings()]
 
 
+def _tensors(module: str) -> Any:
+    """A module for tensors between processes: by name, at first use, since few workers need any."""
+    return importlib.import_module(f"actorflow.{module}")
+
+
 def _reading(reader: _hot.Reader, end: End) -> Reading:
-    return Reading(reader, reader.read if end.edge is None else TensorReader(reader, end.edge).read)
+    if end.edge is None:
+        return Reading(reader, reader.read)
+    return Reading(reader, _tensors("worker.tensor_edges").TensorReader(reader, end.edge).read)
 
 
 def _writing(writer: _hot.Writer, end: End) -> Writing:
-    write = writer.write if end.edge is None else TensorWriter(writer, end.edge).write
+    if end.edge is None:
+        return Writing(writer, writer.write, writer.write_error)
+    write = _tensors("worker.tensor_edges").TensorWriter(writer, end.edge).write
     return Writing(writer, write, writer.write_error)
 
 

@@ -192,3 +192,8 @@ def test_map_unordered_keeps_to_its_limit() -> None:
     assert sorted([first, *results]) == list(range(20))
     with pytest.raises(ValueError, match="chunk_size=5 must be from 1 to backpressure_size=4"):
         af.util.map_unordered(bodies.echo, [], backpressure_size=4, chunk_size=5)
+
+
+def test_what_is_no_actor_is_refused() -> None:
+    with pytest.raises(TypeError, match="actors must be actor handles, and 1 is none"):
+        ActorPool([1, 2])  # type: ignore[list-item] # on purpose

@@ -1,6 +1,7 @@
 """The conformance suite of communicators: gloo's, one of a user's own, and NCCL's where there are GPUs.
 
-Results are checked against torch in this process. The actors are made once; each test has a group of its own.
+Results are checked against torch in this process. The actors and
+their groups are made once; only tests that break a group have one of their own.
 """
 
 from __future__ import annotations
@@ -78,23 +79,19 @@ def actors(node: af.Runtime) -> Actors:
     return Actors()
 
 
-IMPLEMENTATIONS = [
-    "gloo",
-    "user",
-    pytest.param("nccl", marks=[pytest.mark.gpu, pytest.mark.skipif(gpus_missing(2), reason="needs 2 GPUs")]),
-]
+needs_two_gpus = [pytest.mark.gpu, pytest.mark.skipif(gpus_missing(2), reason="needs 2 GPUs")]
 
 
-@pytest.fixture(params=IMPLEMENTATIONS)
-def implementation(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
-@pytest.fixture(params=[2, 3, 4])
-def size(request: pytest.FixtureRequest, implementation: str) -> int:
-    if implementation == "nccl" and gpus_missing(request.param):
-        pytest.skip(f"needs {request.param} GPUs")
-    return int(request.param)
+@pytest.fixture(
+    scope="module",
+    params=[("gloo", 2), ("gloo", 3), ("user", 4), pytest.param(("nccl", 2), marks=needs_two_gpus)],
+    ids=lambda case: f"{case[0]}-{case[1]}",
+)
+def group(actors: Actors, request: pytest.FixtureRequest) -> Iterator[Group]:
+    """A group that the tests share: none of them breaks it."""
+    made = formed(actors, *request.param)
+    yield made
+    collective.destroy_collective_group(made.name)
 
 
 def formed(actors: Actors, implementation: str, size: int, timeout_ms: int = 30_000) -> Group:
@@ -103,13 +100,6 @@ def formed(actors: Actors, implementation: str, size: int, timeout_ms: int = 30_
         members, backend=backend_of(implementation), group_name=name, gloo_timeout=timeout_ms
     )
     return Group(name, members, size)
-
-
-@pytest.fixture
-def group(actors: Actors, implementation: str, size: int) -> Iterator[Group]:
-    made = formed(actors, implementation, size)
-    yield made
-    collective.destroy_collective_group(made.name)
 
 
 OPS_OF = {
@@ -210,22 +200,36 @@ def test_the_default_group_is_left_to_the_user(group: Group) -> None:
     assert group.each(bodies.use_of_default_group) == [False] * group.size
 
 
-@pytest.mark.parametrize("operation", ["allreduce", "barrier", "recv", "send", "allgather"])
-def test_a_death_ends_the_waits_of_all(actors: Actors, implementation: str, operation: str) -> None:
-    group = formed(actors, implementation, 3)
-    waiting = [actor.run.remote(group.name, bodies.one, operation) for actor in group.actors[1:]]
-    af.kill(group.actors[0])
-    actors.give_up(group.actors[0])
+@pytest.mark.parametrize(
+    ("implementation", "operations"),
+    [
+        ("gloo", ["allreduce", "allreduce"]),
+        ("gloo", ["recv", "send"]),
+        ("gloo", ["barrier", "barrier"]),
+        ("user", ["allgather", "allgather"]),
+        pytest.param("nccl", ["allreduce"], marks=needs_two_gpus),
+    ],
+)
+def test_a_death_ends_the_waits_of_all(actors: Actors, implementation: str, operations: list[str]) -> None:
+    dying, *others = actors.take(implementation, 1 + len(operations))
+    group = formed(actors, implementation, 1 + len(operations))
+    waiting = [
+        actor.run.remote(group.name, bodies.one, operation)
+        for actor, operation in zip(others, operations, strict=True)
+    ]
+    af.kill(dying)
+    actors.give_up(dying)
     for ref in waiting:
         with pytest.raises(CollectiveError) as caught:
             af.get(ref, timeout=20)
         assert not isinstance(caught.value, CollectiveTimeoutError)
-    for ref in [actor.run.remote(group.name, bodies.one, "barrier") for actor in group.actors[1:]]:
+    for ref in [actor.run.remote(group.name, bodies.one, "barrier") for actor in others]:
         with pytest.raises(CollectiveError, match=r"rank 0 died|failed"):
             af.get(ref, timeout=20)
     collective.destroy_collective_group(group.name)
 
 
+@pytest.mark.parametrize("implementation", ["gloo", "user", pytest.param("nccl", marks=needs_two_gpus)])
 def test_a_member_that_leaves_ends_the_waits_of_the_others(actors: Actors, implementation: str) -> None:
     group = formed(actors, implementation, 2)
     waiting = group.actors[1].run.remote(group.name, bodies.one, "recv")
@@ -235,7 +239,16 @@ def test_a_member_that_leaves_ends_the_waits_of_the_others(actors: Actors, imple
     collective.destroy_collective_group(group.name)
 
 
-@pytest.mark.parametrize("operation", ["allreduce", "broadcast", "recv", "barrier"])
+@pytest.mark.parametrize(
+    ("implementation", "operation"),
+    [
+        ("gloo", "allreduce"),
+        ("gloo", "recv"),
+        ("gloo", "barrier"),
+        ("user", "broadcast"),
+        pytest.param("nccl", "allreduce", marks=needs_two_gpus),
+    ],
+)
 def test_who_does_not_come_is_waited_for_no_longer_than_said(
     actors: Actors, implementation: str, operation: str
 ) -> None:

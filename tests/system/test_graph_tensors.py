@@ -95,8 +95,10 @@ def pipeline(stages: list[Any], transport: Any, **options: Any) -> Any:
         return stages[0].total.bind(doubled)
 
 
-@pytest.mark.parametrize("transport", ["gloo", "auto", "shm", bodies.counting])
-@pytest.mark.parametrize("options", [{}, {"direct_return": True}])
+@pytest.mark.parametrize(
+    ("transport", "options"),
+    [("gloo", {}), ("gloo", {"direct_return": True}), ("auto", {}), ("shm", {}), (bodies.counting, {})],
+)
 def test_tensors_travel_along_edges(stages: list[Any], transport: Any, options: dict[str, Any]) -> None:
     with pipeline(stages, transport, **options).experimental_compile() as graph:
         assert [af.get(graph.execute(length)) for length in (1, 10, LARGE)] == [2, 200, 2.0 * LARGE**2]
@@ -248,8 +250,7 @@ def parts_of(size: int) -> Any:
     return torch.stack([bodies.values(rank, "float64", (4, 3)) for rank in range(size)])
 
 
-@pytest.mark.parametrize("size", [2, 3, 4])
-@pytest.mark.parametrize("is_compiled", [True, False])
+@pytest.mark.parametrize(("size", "is_compiled"), [(2, True), (3, True), (4, False)])
 def test_collectives_against_torch(stages: list[Any], size: int, is_compiled: bool) -> None:
     parts = parts_of(size)
     expected: list[tuple[Any, dict[str, Any], list[Any]]] = [
