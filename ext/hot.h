@@ -29,6 +29,7 @@
 
 #define HOT_INLINE_BYTES (100u * 1024u) /* larger values go to the object store */
 #define HOT_CELL_BYTES 2048u            /* larger arguments get a block of their own, freed with the call's end */
+#define HOT_AWAITS_IN_A_ROW 16u         /* that find their result there; then the loop's other tasks have a turn */
 #define HOT_SPIN_GIL_NS 20000ull        /* the longest spin with the GIL kept */
 #define HOT_COPY_GIL_BYTES 65536u       /* larger copies release the GIL */
 #define HOT_RESERVE_BYTES 256u          /* room for a result in every call */

@@ -6,6 +6,8 @@
 
 #include <string.h>
 
+static __thread unsigned int at_once; /* awaits in a row that found their result there */
+
 static const char *const kind_names[AF_KIND_COUNT] = {
     [AF_KIND_CELL] = "cell", [AF_KIND_BYTES] = "bytes", [AF_KIND_OBJECT] = "object", [AF_KIND_MAILBOX] = "mailbox",
     [AF_KIND_ACTOR] = "actor", [AF_KIND_CHANNEL] = "channel",
@@ -106,6 +108,18 @@ static PyObject *reference_is_done(PyObject *object, PyObject *unused) {
   (void)unused;
   struct hold *self = hot_hold_of(object, AF_KIND_CELL);
   return self ? PyBool_FromLong(af_cell_is_done(&self->session->client, self->block)) : NULL;
+}
+
+/* For an await: True: go on; False: wait; None: go on after the loop's other tasks had a turn, because so many awaits of
+ * this thread have gone on at once. */
+static PyObject *reference_look(PyObject *object, PyObject *unused) {
+  (void)unused;
+  struct hold *self = hot_hold_of(object, AF_KIND_CELL);
+  if (!self) return NULL;
+  if (!af_cell_is_done(&self->session->client, self->block)) Py_RETURN_FALSE;
+  if (++at_once <= HOT_AWAITS_IN_A_ROW) Py_RETURN_TRUE;
+  at_once = 0;
+  Py_RETURN_NONE;
 }
 
 static PyObject *reference_spin(PyObject *object, PyObject *seconds) {
@@ -252,8 +266,9 @@ static PyType_Spec hold_spec = {"actorflow._hot.Hold", sizeof(struct hold), 0,
                                 hold_slots};
 
 static PyMethodDef reference_methods[] = {
-    {"is_done", reference_is_done, METH_NOARGS, NULL}, {"spin", reference_spin, METH_O, NULL},
-    {"result", reference_result, METH_NOARGS, NULL},   {"error", reference_error, METH_NOARGS, NULL},
+    {"is_done", reference_is_done, METH_NOARGS, NULL}, {"look", reference_look, METH_NOARGS, NULL},
+    {"spin", reference_spin, METH_O, NULL},            {"error", reference_error, METH_NOARGS, NULL},
+    {"result", reference_result, METH_NOARGS, NULL},
     {"result_nowait", reference_result_nowait, METH_NOARGS, NULL},
     {"bring_back", reference_bring_back, METH_NOARGS, NULL},
     {"raw", reference_raw, METH_NOARGS, NULL},         {"__reduce__", hot_reference_reduce, METH_NOARGS, NULL},

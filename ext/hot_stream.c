@@ -96,7 +96,8 @@ static PyObject *stream_end(PyObject *module, PyObject *object) {
 
 struct stream {
   PyObject_HEAD
-  struct hold *call, *item; /* item: the next one; NULL: there is none any more */
+  struct hold *call, *item; /* item: the next one, or once `ended` the last; NULL: it was closed */
+  bool ended;               /* the last item was taken: there is no next one */
   uint32_t slot, epoch;     /* whose: a forked child's copy reads nothing */
 };
 
@@ -161,18 +162,19 @@ static PyObject *item_take(struct stream *self, struct af_client *client) {
 static PyObject *stream_take(PyObject *object, PyObject *unused) {
   (void)unused;
   struct stream *self = (struct stream *)object;
-  if (!self->item) { PyErr_SetNone(PyExc_StopIteration); return NULL; }
+  if (!self->item || self->ended) { PyErr_SetNone(PyExc_StopIteration); return NULL; }
   struct af_client *client = stream_client(self);
   if (!client) return NULL;
   if (!af_cell_is_done(client, self->item->block)) Py_RETURN_NONE;
   PyObject *item = (PyObject *)self->item;
   switch (AF_AT(client, struct af_cell, self->item->block)->value_format) {
     case HOT_END:
-      item_drop(self);
+      self->ended = true;
       PyErr_SetNone(PyExc_StopIteration);
       return NULL;
     case HOT_ERROR:
-      self->item = NULL;
+      self->ended = true;
+      Py_INCREF(item);
       return item;
     default: return item_take(self, client);
   }
@@ -214,7 +216,7 @@ static PyObject *stream_completed(PyObject *object, PyObject *unused) {
 }
 
 static bool is_at_end(struct stream *self, struct af_client *client) {
-  return !self->item || (af_cell_is_done(client, self->item->block) &&
+  return !self->item || self->ended || (af_cell_is_done(client, self->item->block) &&
                          AF_AT(client, struct af_cell, self->item->block)->value_format == HOT_END);
 }
 static PyObject *stream_get_item(PyObject *object, void *unused) {

@@ -18,7 +18,7 @@ from actorflow.client.waiting import current_port
 
 T = TypeVar("T")
 
-_is_done = _hot.Reference.is_done
+_look = _hot.Reference.look
 _value = _hot.Reference.result_nowait
 
 
@@ -32,7 +32,10 @@ class ObjectRef(_hot.Reference, Generic[T]):
     __slots__ = ()
 
     def __await__(self) -> Generator[Any, None, T]:
-        if not _is_done(self):
+        is_done = _look(self)
+        if is_done is None:
+            yield
+        elif not is_done:
             yield from current_port().wait(self)
         try:
             return _value(self)  # type: ignore[no-any-return]
