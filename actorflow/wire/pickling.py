@@ -64,13 +64,23 @@ class _Table(dict[type, Reducer]):
     __missing__ = staticmethod(copyreg.dispatch_table.__getitem__)
 
 
+def _reduce_code(code: types.CodeType) -> tuple[Any, ...]:
+    """As cloudpickle, some versions of which leave out the file, and with it the lines of remote tracebacks."""
+    make, arguments = cloudpickle.Pickler.dispatch_table[types.CodeType](code)
+    return _code_of_file, (make, arguments, code.co_filename)
+
+
+def _code_of_file(make: Callable[..., types.CodeType], arguments: tuple[Any, ...], file: str) -> types.CodeType:
+    return make(*arguments).replace(co_filename=file)
+
+
 # Reducers of cloudpickle and for libraries; those that users registered; and both together, as picklers
 # see them, the users' first.
 _own_reducers: dict[type, Reducer] = {
     kind: reducer
     for kind, reducer in dict(cloudpickle.Pickler.dispatch_table).items()
     if copyreg.dispatch_table.get(kind) is not reducer
-}
+} | {types.CodeType: _reduce_code}
 _custom_reducers: dict[type, Reducer] = {}
 _table = _Table(_own_reducers)
 

@@ -103,6 +103,15 @@ def test_lambdas_closures_local_classes_and_partials_travel_along() -> None:
     assert there_and_back(functools.partial(lambda a, b: a + b, 1))(2) == 3
 
 
+def test_code_that_travels_keeps_its_file() -> None:
+    def outer() -> Any:
+        return lambda: 1
+
+    copy = there_and_back(outer)
+    assert copy.__code__ is not outer.__code__
+    assert copy.__code__.co_filename == copy().__code__.co_filename == __file__
+
+
 def test_what_is_defined_in_main_travels_along(tmp_path: Path) -> None:
     packed = run_as_main(
         "import dataclasses, enum, pickle, sys\n"
