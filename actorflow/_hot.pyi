@@ -132,7 +132,7 @@ class Reference(Hold):
     """A hold on a cell: what ObjectRef derives from (with __slots__ = ())."""
 
     def is_done(self) -> bool: ...
-    def look(self) -> bool | None: ...  # for an await: True: go on; False: wait; None: go on after a turn of the loop
+    def look(self) -> bool | None: ...  # for an await. True: go on; False: wait; None: go on after a turn
     def spin(self, seconds: float) -> bool: ...  # looks for so long, keeping the GIL; 50 us at most
     def result(self) -> Any:
         """The value of a done cell; raises the stored error. InvalidStateError-like RuntimeError when not done."""

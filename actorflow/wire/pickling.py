@@ -66,12 +66,12 @@ class _Table(dict[type, Reducer]):
 
 def _reduce_code(code: types.CodeType) -> tuple[Any, ...]:
     """As cloudpickle, some versions of which leave out the file, and with it the lines of remote tracebacks."""
-    make, arguments = cloudpickle.Pickler.dispatch_table[types.CodeType](code)
-    return _code_of_file, (make, arguments, code.co_filename)
+    make, parts = cloudpickle.Pickler.dispatch_table[types.CodeType](code)
+    return _code_of_file, (make, parts, code.co_filename)
 
 
-def _code_of_file(make: Callable[..., types.CodeType], arguments: tuple[Any, ...], file: str) -> types.CodeType:
-    return make(*arguments).replace(co_filename=file)
+def _code_of_file(make: Callable[..., types.CodeType], parts: tuple[Any, ...], file: str) -> types.CodeType:
+    return make(*parts).replace(co_filename=file)
 
 
 # Reducers of cloudpickle and for libraries; those that users registered; and both together, as picklers
