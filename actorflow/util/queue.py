@@ -172,7 +172,7 @@ class _QueueActor:
         self._items: deque[Any] = deque()
         self._putters: dict[asyncio.Future[Any], Any] = {}  # place -> its item
         self._getters: dict[asyncio.Future[Any], None] = {}
-        self._by_ticket: dict[bytes, Callable[[], None]] = {}  # how to give up each wait
+        self._by_ticket: dict[bytes, Callable[[], bool]] = {}  # how to give up each wait; False: it has ended
 
     async def qsize(self) -> int:
         return len(self._items)
@@ -211,8 +211,7 @@ class _QueueActor:
     async def withdraw(self, ticket: bytes, answer: list[ObjectRef[Any]]) -> None:
         """Ends a wait whose caller has left; what was on its way to the caller comes back."""
         give_up = self._by_ticket.get(ticket)
-        if give_up is not None:
-            give_up()
+        if give_up is not None and give_up():
             return
         found = await answer[0]
         if isinstance(found, list):
@@ -227,10 +226,12 @@ class _QueueActor:
     ) -> Any:
         """What the place gets; None where it is given up."""
 
-        def give_up() -> None:
+        def give_up() -> bool:
+            if place.done():
+                return False
             line.pop(place, None)
-            if not place.done():
-                place.set_result(None)
+            place.set_result(None)
+            return True
 
         self._settle()
         if timeout == 0:

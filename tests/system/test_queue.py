@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import queue as standard
+import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -131,6 +133,19 @@ def test_a_cancelled_get_takes_no_item(queue: Queue) -> None:
         assert await queue.get_async(timeout=DEADLINE_S) == "kept"
 
     asyncio.run(main())
+
+
+def test_an_item_that_was_put_before_a_get_is_withdrawn_comes_back(queue: Queue) -> None:
+    pid = af.get(queue.actor.__ray_call__.remote(lambda _: os.getpid()))
+    getter = queue.actor.get.remote(None, b"ticket")
+    af.get(queue.actor.qsize.remote())  # behind the get
+    os.kill(pid, signal.SIGSTOP)  # so that the actor finds both at once
+    try:
+        refs = [queue.actor.put.remote("kept", None, b"other"), queue.actor.withdraw.remote(b"ticket", [getter])]
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    af.get(refs, timeout=DEADLINE_S)
+    assert queue.get(timeout=DEADLINE_S) == "kept"
 
 
 def test_an_item_on_its_way_to_a_cancelled_get_comes_back(queue: Queue) -> None:
