@@ -181,7 +181,8 @@ class Spiller:
                 return
 
     def _commit_written(self, pins: Pins) -> None:
-        self._spill.commit(pins)
+        if self._spill.commit(pins) is None:
+            self._spill.abort(pins)
         self._spill.room_ring()
 
     def _next_idle(self) -> Pins | None:

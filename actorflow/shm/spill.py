@@ -126,7 +126,10 @@ class SpillStore:
         return Pins(self._client, raw) if status == 0 else None
 
     def commit(self, pins: Pins) -> int | None:
-        """The object was written: frees its memory. Its block's offset; None: no room for that, nothing has changed."""
+        """The object was written: frees its memory. The offset of the block that stands for it.
+
+        None: there is no room for that, or nobody wants the value any more; nothing has changed.
+        """
         spilled = ffi.new("af_off *")
         return int(spilled[0]) if lib.af_spill_commit(self._client, pins.raw, spilled) == 0 else None
 

@@ -187,12 +187,12 @@ int af_spill_begin(struct af_client *node, af_off block, uint32_t generation, st
   int status = name_hold(node, block, generation, AF_KIND_OBJECT, &pins->block_hold);
   if (status == AF_OK) {
     AF_POINT(node, 326);
-    status = atomic_load_explicit(&object->block.count, memory_order_relaxed) == 2
-                 ? cell_hold(node, object->cell, object->cell_generation, block, &pins->cell_hold)
-                 : AF_BUSY;
-    if (status != AF_OK)
+    if (atomic_load_explicit(&object->block.count, memory_order_relaxed) != 2) {
       af_hold_drop(node, pins->block_hold);
+      status = AF_BUSY;
+    }
   }
+  pins->cell_hold = AF_NO_HOLD;
   pins->bytes = sizeof *object + object->bytes;
   pins->copy = object->copy;
   af_op_end(node, outer);
@@ -238,24 +238,37 @@ static bool value_exchange(struct af_client *node, af_off cell, af_off from, af_
                                      __ATOMIC_RELAXED);
 }
 
-int af_spill_commit(struct af_client *node, const struct af_spill_pins *pins, af_off *spilled) {
-  af_off block = af_hold_block(node, pins->block_hold), cell = af_hold_block(node, pins->cell_hold);
-  uint32_t outer = af_op_begin(node, AF_OP_BLOCK);
+/* The value of `cell`, which the caller holds, is `block` no more but what stands for it. */
+static int value_spill(struct af_client *node, af_off cell, af_off block, af_off *spilled) {
   int status = AF_OK;
   *spilled = object_at(node, block)->copy;
   if (*spilled != 0)
     af_block_hold(node, *spilled); /* the cell's; the object's own goes with it */
   else
     status = spilled_make(node, block, spilled);
+  if (status != AF_OK)
+    return status;
+  AF_POINT(node, 330);
+  if (value_exchange(node, cell, block, *spilled | AF_VALUE_SPILLED)) {
+    AF_POINT(node, 331);
+    af_block_drop(node, block);
+  } else /* only the node exchanges: memory was written by another */
+    af_block_drop(node, *spilled);
+  return AF_OK;
+}
+
+int af_spill_commit(struct af_client *node, const struct af_spill_pins *pins, af_off *spilled) {
+  af_off block = af_hold_block(node, pins->block_hold);
+  const struct af_object *object = object_at(node, block);
+  uint32_t cell_index, outer = af_op_begin(node, AF_OP_BLOCK);
+  int status = cell_hold(node, object->cell, object->cell_generation, block, &cell_index);
   if (status == AF_OK) {
-    AF_POINT(node, 330);
-    if (value_exchange(node, cell, block, *spilled | AF_VALUE_SPILLED)) {
-      AF_POINT(node, 331);
-      af_block_drop(node, block);
-    } else /* only the node exchanges: memory was written by another */
-      af_block_drop(node, *spilled);
-    af_spill_abort(node, pins);
-  }
+    status = value_spill(node, af_hold_block(node, cell_index), block, spilled);
+    af_hold_drop(node, cell_index);
+  } else if (status == AF_BUSY)
+    status = AF_STALE;
+  if (status == AF_OK)
+    af_hold_drop(node, pins->block_hold);
   af_op_end(node, outer);
   return status;
 }
@@ -263,7 +276,8 @@ int af_spill_commit(struct af_client *node, const struct af_spill_pins *pins, af
 void af_spill_abort(struct af_client *node, const struct af_spill_pins *pins) {
   uint32_t outer = af_op_begin(node, AF_OP_HOLD);
   af_hold_drop(node, pins->block_hold);
-  af_hold_drop(node, pins->cell_hold);
+  if (pins->cell_hold != AF_NO_HOLD)
+    af_hold_drop(node, pins->cell_hold);
   af_op_end(node, outer);
 }
 

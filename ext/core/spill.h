@@ -48,8 +48,10 @@ struct af_spilled {
 };
 
 struct af_spill_candidate { af_off block; uint32_t generation, used; uint64_t bytes; /* of the extent */ };
+#define AF_NO_HOLD UINT32_MAX
 struct af_spill_pins {
-  uint32_t cell_hold, block_hold;
+  uint32_t cell_hold; /* while it is brought back; else AF_NO_HOLD */
+  uint32_t block_hold;
   uint64_t bytes; /* of the value, its header included */
   af_off copy;    /* != 0: it is on disk already: commit at once */
 };
@@ -75,9 +77,11 @@ void af_spill_return(struct af_client *client, af_off spilled);
  * `written`: only of those that are on disk already. */
 uint32_t af_spill_pick(struct af_client *node, struct af_spill_candidate *candidates, uint32_t most, uint64_t least,
                        bool written);
-/* Holds an object and its cell while it is written. AF_BUSY: it is in use, or gone. */
+/* Holds an object while it is written; not its cell, which would keep all that it owns: the rest of a stream, say. AF_BUSY:
+ * it is in use, or gone. */
 int af_spill_begin(struct af_client *node, af_off block, uint32_t generation, struct af_spill_pins *pins);
-/* Makes the written object a spilled one and lets both go. AF_FULL: no room for its block: nothing has changed. */
+/* Makes the written object a spilled one and lets it go. AF_STALE: nobody wants it any more; AF_FULL: no room for its
+ * block. Then nothing has changed. */
 int af_spill_commit(struct af_client *node, const struct af_spill_pins *pins, af_off *spilled);
 void af_spill_abort(struct af_client *node, const struct af_spill_pins *pins);
 /* Holds a spilled value, its cell and a new object for it. AF_FULL: no room; AF_STALE: nobody wants it any more. */

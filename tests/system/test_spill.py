@@ -167,6 +167,27 @@ async def test_awaited(start: Any) -> None:
         del refs, ref
 
 
+@pytest.mark.parametrize("end", ["dropped", "closed"])
+def test_a_generator_whose_items_are_spilled_ends_with_its_reader(start: Any, end: str) -> None:
+    @af.remote
+    def endless() -> Iterator[Any]:
+        while True:
+            yield np.zeros(PIECE_BYTES, np.uint8)
+
+    def is_idle() -> bool:
+        return bool(af.available_resources()["CPU"] == 2)
+
+    with start():
+        generator = endless.remote()
+        next(generator)
+        wait_until(lambda: any(os.stat(file).st_size for file in spill_files()), 20, "items are spilled")
+        if end == "closed":
+            generator.close()
+        else:
+            del generator
+        wait_until(is_idle, 20, "the generator has ended")
+
+
 def test_a_disk_that_cannot_be_written_loses_nothing(start: Any, tmp_path: Path) -> None:
     missing = str(tmp_path / "missing")
     with start(missing):

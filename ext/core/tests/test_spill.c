@@ -194,6 +194,29 @@ static void test_asking(void) {
   af_segment_unmap(&node);
 }
 
+static void test_a_value_that_is_dropped_while_it_is_written(void) {
+  struct af_client node;
+  struct af_spill_pins pins;
+  uint32_t inner_hold, hold;
+  af_off spilled;
+  segment_make(&node, MIB * 4, 0, 9 * MIB);
+  af_off inner = value_make(&node, 0, 1), cell = value_make(&node, inner, 3);
+  held(&node, inner, &inner_hold);
+  held(&node, cell, &hold);
+  af_off block = AF_AT(&node, struct af_cell, cell)->value;
+  CHECK_OK(af_spill_begin(&node, block, object_at(&node, block)->block.generation, &pins));
+  af_hold_drop(&node, hold);
+  CHECK(AF_AT(&node, struct af_block, cell)->count == 0, "what is written keeps no cell");
+  books_right(&node);
+  CHECK(af_spill_commit(&node, &pins, &spilled) == AF_STALE, "nobody wants it any more");
+  books_right(&node);
+  af_spill_abort(&node, &pins);
+  af_hold_drop(&node, inner_hold);
+  CHECK(node.header->object_bytes_used == 0, "all free");
+  books_right(&node);
+  af_segment_unmap(&node);
+}
+
 static struct { af_off cell; _Atomic bool over; struct af_client *node; _Atomic uint32_t looks; } shared;
 
 static void *reader_run(void *context) {
@@ -255,6 +278,7 @@ static void test_readers_beside_it(void) {
 int main(void) {
   RUN(test_there_and_back);
   RUN(test_view_outlives_its_place);
+  RUN(test_a_value_that_is_dropped_while_it_is_written);
   RUN(test_asking);
   RUN(test_readers_beside_it);
   return 0;
