@@ -3,14 +3,18 @@
 A channel gives its values in order only. Who wants a later one reads those before it, and they are kept for whoever
 has their refs; of refs that were dropped nothing is kept. Threads read one after another. In event loops one of those
 who await watches the channel and wakes the others; when it leaves, however it does, another one watches.
+
+An exception of a signal handler can come between any two steps here and loses its own result at most: what is noted
+can be noted again, and is noted before what it was noted from is forgotten.
 """
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import threading
 import weakref
-from collections import Counter
+from collections import deque
 from collections.abc import Callable, Generator
 from time import monotonic
 from typing import Any, NoReturn
@@ -41,25 +45,26 @@ class ResultStream:
         self._ended = ended
         self._lock = threading.RLock()
         self.position = 0  # executions whose result has been read from the channel
-        self._kept: dict[int, list[Outcome]] = {}  # read, and not yet asked for
-        self._dropped: list[
-            _Mark | int
-        ] = []  # refs that are gone, or executions without any; not yet looked at
-        self._marks: dict[int, _Mark] = {}  # by id: of the refs that are not read yet
-        self._unwanted: Counter[int] = Counter()  # dropped refs of executions that are still to be read
+        self._kept: dict[int, Outcome] = {}  # read, and still wanted
+        self._numbers = itertools.count()
+        self._marks: dict[int, _Mark] = {}  # by number: of the refs that are not read yet
+        self._gone: dict[int, set[int]] = {}  # by execution: refs that were read or dropped, if others were not
+        self._nobodys: set[int] = set()  # executions without refs, whose results are still to be read
+        self._dropped: deque[_Mark | int] = deque()  # dropped refs, and nobody's executions: to be noted there
         self._waiting: dict[asyncio.Future[None], int] = {}  # who awaits -> which execution
         self._watching = threading.Lock()  # held by the one who watches
         self._is_closed = False
         self._is_reading = False  # under the lock: so who finds it set interrupts the same thread
 
-    def get(self, index: int, timeout: float | None) -> Outcome:
-        """The result of an execution: its value or its error, which is handed out with that.
+    def get(self, mark: _Mark, timeout: float | None) -> Outcome:
+        """The result that a ref is to: its value or its error, which is handed out with that.
 
         Raises ChannelTimeoutError, GraphCapacityError, what a signal handler raises, and why the graph has ended: then
         it can be asked for again.
         """
+        index = mark.index
         if self.position > index:
-            return self.hand_out(index)
+            return self.hand_out(mark)
         deadline = None if timeout is None else monotonic() + timeout
         if not (self._lock.acquire() if timeout is None else self._lock.acquire(timeout=timeout)):
             raise self._late(timeout)
@@ -87,18 +92,16 @@ class ResultStream:
                 self._is_reading = False
         finally:
             self._lock.release()
-        return self.hand_out(index)
+        return self.hand_out(mark)
 
-    def hand_out(self, index: int) -> Outcome:
+    def hand_out(self, mark: _Mark) -> Outcome:
         """The result of an execution that is before `position`, without waiting for any thread that reads."""
-        outcomes = self._kept.get(index)
-        if not outcomes:
+        outcome = self._kept.get(mark.index)
+        if outcome is None:
             reason = "this result was lost: an exception of a signal handler broke off its reading"
             advice = "the graph goes on: execute it again"
             return False, ChannelError(channel=self._label, reason=reason, advice=advice)
-        outcome = outcomes.pop()
-        if not outcomes:
-            self._kept.pop(index, None)
+        self._note_gone(mark)
         return outcome
 
     async def until_read(self, index: int) -> None:
@@ -136,12 +139,13 @@ class ResultStream:
         """Has `drop` done when the ref is gone; in C, where no signal handler's exception can come between."""
         mark = _Mark(ref, self._dropped.append)
         mark.index = index
-        self._marks[id(mark)] = mark
+        mark.number = next(self._numbers)
+        self._marks[mark.number] = mark
         return mark
 
     def unmark(self, mark: _Mark) -> None:
         """The ref has been read."""
-        self._marks.pop(id(mark), None)
+        self._marks.pop(mark.number, None)
 
     def drop(self, index: int) -> None:
         """There is no ref to the result of that execution, where there should be one."""
@@ -190,9 +194,10 @@ class ResultStream:
             )
         index = self.position
         outcome = self._next(left_s, timeout)
-        wanted_copies = self._copies - (self._unwanted.pop(index) if index in self._unwanted else 0)
-        if wanted_copies > 0:
-            self._kept[index] = [outcome] * wanted_copies
+        if self._is_nobodys(index):
+            self._forget(index)
+        else:
+            self._kept[index] = outcome
         self.position = index + 1  # only now: from here on it is handed out
         if self._waiting:
             self._wake(lambda waited_for: waited_for <= index)
@@ -201,6 +206,9 @@ class ResultStream:
         """An exception of a signal handler may have come after a value was used up and before it was counted."""
         read = self._reader.position
         if self.position < read:
+            for index in range(self.position, read):
+                if self._is_nobodys(index):
+                    self._forget(index)
             self.position = read
             self._wake(lambda waited_for: waited_for < read)
 
@@ -214,21 +222,36 @@ class ResultStream:
     def _is_unwanted(self, index: int) -> bool:
         self._catch_up()
         self._forget_dropped()
-        return index < self.position or self._unwanted[index] >= self._copies
+        return index < self.position or self._is_nobodys(index)
+
+    def _is_nobodys(self, index: int) -> bool:
+        return index in self._nobodys or len(self._gone.get(index, ())) >= self._copies
+
+    def _forget(self, index: int) -> None:
+        """Nothing of the result of that execution is wanted any more, and it has been read."""
+        self._kept.pop(index, None)
+        self._gone.pop(index, None)
+        self._nobodys.discard(index)
+
+    def _note_gone(self, mark: _Mark) -> None:
+        index = mark.index
+        if index < self.position and index not in self._kept:
+            return
+        gone = self._gone.setdefault(index, set())
+        gone.add(mark.number)
+        if index in self._kept and len(gone) >= self._copies:
+            self._forget(index)
 
     def _forget_dropped(self) -> None:
         while self._dropped:
-            dropped = self._dropped.pop()
-            if isinstance(dropped, int):
-                index = dropped
-            elif self._marks.pop(id(dropped), None) is None:
-                continue
-            else:
-                index = dropped.index
-            if index in self._kept:
-                self.hand_out(index)
-            elif index >= self.position:
-                self._unwanted[index] += 1
+            dropped = self._dropped[0]
+            if not isinstance(dropped, int):
+                if dropped.number in self._marks:  # else it was read
+                    self._note_gone(dropped)
+                    self.unmark(dropped)
+            elif dropped >= self.position:
+                self._nobodys.add(dropped)
+            self._dropped.popleft()
 
     def _next(self, left_s: float | None, timeout: float | None) -> Outcome:
         if self._is_closed:
@@ -280,10 +303,11 @@ class ResultStream:
 
 
 class _Mark(weakref.ref["CompiledRef"]):
-    """Tells of a ref's end, and which execution's result it was to."""
+    """Tells of a ref's end, and which execution's result it was to. `number`: one for each ref."""
 
-    __slots__ = ("index",)
+    __slots__ = ("index", "number")
     index: int
+    number: int
 
 
 class _Waiting:
@@ -314,14 +338,13 @@ def _resolve(future: asyncio.Future[None]) -> None:
 class CompiledRef(ReadOnce):
     """A result of an execution of a compiled graph: for `af.get`, or to be awaited; once."""
 
-    __slots__ = ("__weakref__", "_graph", "_index", "_is_read", "_mark", "_stream")
+    __slots__ = ("__weakref__", "_graph", "_index", "_mark", "_stream")
 
     def __init__(self, graph: object, stream: ResultStream, index: int) -> None:
         self._graph = graph  # it lives while its results are wanted
         self._stream = stream
         self._index = index
-        self._is_read = False
-        self._mark: _Mark | None = stream.mark(self, index)
+        self._mark: _Mark | None = stream.mark(self, index)  # None: it was read
 
     def get(self, timeout: float | None = None) -> Any:
         """The result, waited for `timeout` seconds at most; with 0 it looks once.
@@ -329,26 +352,26 @@ class CompiledRef(ReadOnce):
         Raises the execution's error; ChannelTimeoutError, after which it can be asked again; ValueError where it was
         read before; ActorDiedError or ChannelError where the graph has ended.
         """
-        if self._is_read:
+        mark = self._mark
+        if mark is None:
             self._refuse_again()
-        return self._given(self._stream.get(self._index, timeout))
+        return self._given(mark, self._stream.get(mark, timeout))
 
-    def _given(self, result: Outcome) -> Any:
-        self._is_read = True
-        if self._mark is not None:
-            self._stream.unmark(self._mark)
-            self._mark = None
+    def _given(self, mark: _Mark, result: Outcome) -> Any:
+        self._mark = None
+        self._stream.unmark(mark)
         is_value, outcome = result
         if is_value:
             return outcome
         raise outcome
 
     def __await__(self) -> Generator[Any, None, Any]:
-        if self._is_read:
+        mark = self._mark
+        if mark is None:
             self._refuse_again()
         if self._stream.position <= self._index:
             yield from self._stream.wait(self._index)
-        return self._given(self._stream.hand_out(self._index))
+        return self._given(mark, self._stream.hand_out(mark))
 
     def _refuse_again(self) -> NoReturn:
         raise ValueError(

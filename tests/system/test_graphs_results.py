@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import actorflow as af
-from actorflow.dag import InputNode
+from actorflow.dag import InputNode, MultiOutputNode
 
 pytestmark = pytest.mark.usefixtures("runtime")
 TIMEOUT_S = 20
@@ -65,17 +65,17 @@ class Interruption(BaseException):
 
 @pytest.fixture(params=[KeyboardInterrupt, LookupError, Interruption])
 def interrupts(request: pytest.FixtureRequest) -> Iterator[Callable[[float], None]]:
-    """Has an exception come out of a signal handler, again and again at that distance in seconds; 0: no more."""
+    """Has an exception come out of a signal handler after so many seconds; 0: never."""
 
     def interrupt(*_: object) -> None:
         raise request.param("interrupted")
 
     before = signal.signal(signal.SIGALRM, interrupt)
 
-    def every(interval_s: float) -> None:
-        signal.setitimer(signal.ITIMER_REAL, interval_s)
+    def after(delay_s: float) -> None:
+        signal.setitimer(signal.ITIMER_REAL, delay_s)
 
-    yield every
+    yield after
     signal.setitimer(signal.ITIMER_REAL, 0)
     signal.signal(signal.SIGALRM, before)
 
@@ -84,11 +84,11 @@ def check_that_nothing_shifts(execute: Callable[[int], Any], interrupts: Any) ->
     """Executes until some were interrupted; those that were not give their own results, and so do later ones."""
     interrupted = 0
     number = 0
-    while interrupted < 60:
+    while interrupted < 500:
         number += 1
         try:
             try:
-                interrupts(0.0003 + number % 7 * 0.0002)
+                interrupts((1 + number % 40) * 1e-6)  # an execution takes some microseconds
                 result = execute(number)
             finally:
                 interrupts(0)
@@ -103,6 +103,21 @@ def check_that_nothing_shifts(execute: Callable[[int], Any], interrupts: Any) ->
 def test_an_interrupted_get_or_execute_shifts_no_result(interrupts: Any) -> None:
     with added(Adder.remote(), max_inflight_executions=4, max_buffered_results=4) as graph:
         check_that_nothing_shifts(lambda number: af.get(graph.execute(number), timeout=TIMEOUT_S), interrupts)
+
+
+def test_an_interrupted_get_of_several_outputs_shifts_none(interrupts: Any) -> None:
+    first, second = Adder.remote(), Adder.remote()
+    with InputNode() as number:
+        once = first.add.bind(number)
+        end = MultiOutputNode([once, once, second.add.bind(number)])
+
+    def execute(number: int) -> Any:
+        results = set(af.get(graph.execute(number), timeout=TIMEOUT_S))
+        assert len(results) == 1
+        return results.pop()
+
+    with end.experimental_compile(max_inflight_executions=4, max_buffered_results=4) as graph:
+        check_that_nothing_shifts(execute, interrupts)
 
 
 def test_an_interrupted_execute_with_several_inputs_shifts_no_result(interrupts: Any) -> None:

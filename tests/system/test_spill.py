@@ -88,6 +88,10 @@ def spill_files() -> list[str]:
     ]
 
 
+def size_bytes(file: str) -> int:
+    return os.stat(file).st_size
+
+
 def _target(entry: Path) -> str:
     try:
         return os.readlink(entry)
@@ -180,7 +184,7 @@ def test_a_generator_whose_items_are_spilled_ends_with_its_reader(start: Any, en
     with start():
         generator = endless.remote()
         next(generator)
-        wait_until(lambda: any(os.stat(file).st_size for file in spill_files()), 20, "items are spilled")
+        wait_until(lambda: sum(map(size_bytes, spill_files())) > 2 * STORE_BYTES, 20, "items are spilled")
         if end == "closed":
             generator.close()
         else:
