@@ -290,7 +290,7 @@ static PyObject *board_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
   int status = af_board_create(&session->client, &self->index, &unused);
   if (status != AF_OK) {
     Py_DECREF(self);
-    return hot_raise(status, "boards: too many event loops of this process wait at once");
+    return hot_raise(status, "boards");
   }
   self->session = session;
   session->users++;

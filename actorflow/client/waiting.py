@@ -30,6 +30,11 @@ LOOK_S = 0.1
 IDLE_LOOK_S = 1.0
 DATAGRAM_BYTES = 64
 
+_TOO_MANY = (
+    "{count} event loops of this process have awaited calls and are not closed, which is as many as there can be: "
+    "close those that are not needed any more"
+)
+
 Note = Callable[[], object]
 
 _ports: dict[int, LoopPort] = {}  # by id of the loop; removed when the loop is freed
@@ -39,14 +44,20 @@ _closed_by: Callable[[], BaseException] | None = (
 
 
 def current_port() -> LoopPort:
-    """The port of the running loop, made at first use. RuntimeError without one, or when not attached."""
+    """The port of the running loop, made at first use.
+
+    RuntimeError: no loop runs here, this process is not attached, or 256 others of its loops wait already.
+    """
     loop = asyncio.get_running_loop()
     port = _ports.get(id(loop))
     if port is None:
         if _closed_by is not None:
             raise _closed_by()
         _sweep()
-        port = _ports[id(loop)] = LoopPort(loop)
+        try:
+            port = _ports[id(loop)] = LoopPort(loop)
+        except _hot.FullError:
+            raise RuntimeError(_TOO_MANY.format(count=len(_ports))) from None
     return port
 
 

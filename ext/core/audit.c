@@ -12,6 +12,7 @@
 #include "heap.h"
 #include "points.h"
 #include "slot.h"
+#include "wait.h"
 
 #define LISTED 0x80000000u        /* in `met`: the place is on a list of free blocks */
 #define QUIET_MOST_NS 50000000ull /* how long one try waits for the others to end their operations */
@@ -93,7 +94,10 @@ static void meet_slots(struct recount *recount) {
     meet_hold_table(recount, atomic_load_explicit(&slot->holds, memory_order_relaxed));
     for (uint32_t j = 0; j < AF_BOARDS; j++) {
       af_off board = atomic_load_explicit(&slot->boards[j], memory_order_relaxed);
-      meet(recount, &board);
+      for (uint32_t k = 0; board != 0 && k < AF_BOARDS_MOST; k++) {
+        meet(recount, &board);
+        board = af_board_following(recount->client, board);
+      }
     }
   }
 }

@@ -341,14 +341,6 @@ static int marks_take_back(struct settling *settling) {
   return AF_OK;
 }
 
-static void boards_free(struct settling *settling) {
-  for (uint32_t i = 0; i < AF_BOARDS; i++) {
-    af_off board = atomic_load_explicit(&settling->slot->boards[i], memory_order_relaxed);
-    if (is_live(settling->node, board, AF_KIND_BOARD))
-      atomic_store_explicit(&AF_AT(settling->node, struct af_board, board)->epoch, 0, memory_order_release);
-  }
-}
-
 static void recount(struct settling *settling) {
   struct af_audit audit;
   int status = af_audit_run(settling->node, true, RECOUNT_TRIES, &audit);
@@ -382,7 +374,7 @@ static int settle(struct settling *settling) {
   if (status != AF_OK)
     return status;
   settling->settlement->holds_dropped = af_slot_drop_holds(node, settling->index);
-  boards_free(settling);
+  af_boards_leave(settling->node, settling->index);
   af_heap_adopt(node, settling->index, settling->epoch);
   return marks_take_back(settling);
 }

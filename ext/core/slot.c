@@ -120,9 +120,7 @@ void af_slot_release(struct af_client *client) {
   struct af_slot *slot = client->slot;
   uint32_t outer = af_op_begin(client, AF_OP_SETTLE_HOLDS);
   af_slot_clear_holds(client);
-  for (uint8_t i = 0; i < AF_BOARDS; i++)
-    if (atomic_load_explicit(&slot->boards[i], memory_order_relaxed) != 0)
-      af_board_destroy(client, i);
+  af_boards_leave(client, client->slot_index);
   AF_POINT(client, 122);
   af_heap_leave(client);
   AF_POINT(client, 123);

@@ -12,7 +12,7 @@
 
 enum af_slot_state { AF_SLOT_FREE = 0, AF_SLOT_RESERVED, AF_SLOT_LIVE, AF_SLOT_DEAD };
 enum af_role { AF_ROLE_NODE = 0, AF_ROLE_DRIVER, AF_ROLE_WORKER, AF_ROLE_FORK };
-#define AF_BOARDS 8
+#define AF_BOARDS 8 /* chains of them: board n is in chain n % AF_BOARDS, n / AF_BOARDS links down (wait.h) */
 
 struct af_slot {
   _Atomic uint64_t owner; /* [63:32] epoch, [7:0] enum af_slot_state */
@@ -21,7 +21,7 @@ struct af_slot {
   uint32_t job;
   uint32_t parent;        /* slot index + 1 of the process that forked this one, 0: none */
   _Atomic af_off holds;   /* first AF_KIND_HOLDS chunk */
-  _Atomic af_off boards[AF_BOARDS]; /* counted; stay with the slot for its next process, so that a late ring meets a board */
+  _Atomic af_off boards[AF_BOARDS]; /* counted; they stay for the slot's next process, so that a late ring meets a board */
   /* own process; read by coroner and audit */
   _Alignas(AF_LINE) _Atomic uint32_t op; /* non-zero: inside a core operation (its number) */
   _Atomic uint32_t op_generation; /* of op_dependent */

@@ -78,18 +78,35 @@ int af_futex_wake(_Atomic uint32_t *word, uint32_t count) {
 
 /* A board never goes away while its slot table stands (it only changes its user), so what is found here stays a board
  * however late the ringer is. */
-static struct af_board *board_at(const struct af_client *client, uint32_t slot, uint8_t index) {
-  if (slot >= client->header->slot_count || index >= AF_BOARDS)
-    return NULL;
-  af_off board = atomic_load_explicit(&af_slot_at(client, slot)->boards[index], memory_order_acquire);
+static struct af_board *board_of(const struct af_client *client, af_off board) {
   if (board == 0 || board % AF_LINE != 0 || board > client->size_bytes - sizeof(struct af_board))
     return NULL;
   struct af_board *found = AF_AT(client, struct af_board, board);
   return found->block.kind == AF_KIND_BOARD ? found : NULL;
 }
 
+af_off af_board_following(const struct af_client *client, af_off board) {
+  const struct af_board *of = board_of(client, board);
+  return of == NULL ? 0 : atomic_load_explicit(&of->next_board, memory_order_acquire);
+}
+
+static struct af_board *board_at(const struct af_client *client, uint32_t slot, uint8_t index) {
+  if (slot >= client->header->slot_count)
+    return NULL;
+  af_off board = atomic_load_explicit(&af_slot_at(client, slot)->boards[index % AF_BOARDS], memory_order_acquire);
+  for (uint32_t i = index / AF_BOARDS; i > 0 && board != 0; i--)
+    board = af_board_following(client, board);
+  return board_of(client, board);
+}
+
 static struct af_board *board_own(const struct af_client *client, uint8_t index) {
   return board_at(client, client->slot_index, index);
+}
+
+/* Where the process' board of that index is, or is to be noted: those before it are there. */
+static _Atomic af_off *board_place(struct af_client *client, uint8_t index) {
+  struct af_board *before = index < AF_BOARDS ? NULL : board_own(client, (uint8_t)(index - AF_BOARDS));
+  return before == NULL ? &client->slot->boards[index % AF_BOARDS] : &before->next_board;
 }
 
 static int board_allocate(struct af_client *client, uint8_t index, af_off *board) {
@@ -101,7 +118,7 @@ static int board_allocate(struct af_client *client, uint8_t index, af_off *board
     memset((uint8_t *)made + sizeof made->block, 0, sizeof *made - sizeof made->block);
     made->slot = client->slot_index;
     made->index = index;
-    atomic_store_explicit(&client->slot->boards[index], *board, memory_order_release);
+    atomic_store_explicit(board_place(client, index), *board, memory_order_release);
   }
   af_op_end(client, outer);
   return status;
@@ -117,19 +134,19 @@ static void board_clear(struct af_board *board) {
 }
 
 int af_board_create(struct af_client *client, uint8_t *index, af_off *board) {
-  for (uint8_t i = 0; i < AF_BOARDS; i++) {
-    *board = atomic_load_explicit(&client->slot->boards[i], memory_order_relaxed);
+  for (uint32_t i = 0; i < AF_BOARDS_MOST; i++) {
+    *index = (uint8_t)i;
+    *board = atomic_load_explicit(board_place(client, *index), memory_order_relaxed);
     if (*board == 0) {
-      int status = board_allocate(client, i, board);
+      int status = board_allocate(client, *index, board);
       if (status != AF_OK)
         return status;
     }
-    struct af_board *found = board_own(client, i);
+    struct af_board *found = board_own(client, *index);
     if (found == NULL || atomic_load_explicit(&found->epoch, memory_order_relaxed) == client->epoch)
       continue;
     board_clear(found);
     atomic_store_explicit(&found->epoch, client->epoch, memory_order_release);
-    *index = i;
     return AF_OK;
   }
   return AF_FULL;
@@ -138,6 +155,12 @@ int af_board_create(struct af_client *client, uint8_t *index, af_off *board) {
 void af_board_destroy(struct af_client *client, uint8_t index) {
   struct af_board *board = board_own(client, index);
   if (board != NULL)
+    atomic_store_explicit(&board->epoch, 0, memory_order_release);
+}
+
+void af_boards_leave(struct af_client *client, uint32_t slot) {
+  struct af_board *board;
+  for (uint32_t i = 0; i < AF_BOARDS_MOST && (board = board_at(client, slot, (uint8_t)i)) != NULL; i++)
     atomic_store_explicit(&board->epoch, 0, memory_order_release);
 }
 

@@ -15,19 +15,25 @@
 
 #define AF_BOARD_WORDS 1024u                     /* 65,536 tokens */
 #define AF_BOARD_TOKENS (AF_BOARD_WORDS * 64u)
+#define AF_BOARDS_MOST 256u                      /* of one process: a watch has 8 bits for it */
 enum af_sleep { AF_AWAKE = 0, AF_SLEEP_FUTEX = 1, AF_SLEEP_LOOP = 2 };
 struct af_board {
   struct af_block block;
   uint32_t slot, index;              /* whose; constant: a board stays with its slot */
   _Atomic uint32_t epoch;            /* of the process that uses it; 0: none */
+  _Atomic af_off next_board;         /* counted: index + AF_BOARDS; 0: there is none. Written once, by the slot's process */
   _Alignas(AF_LINE) _Atomic uint32_t sleeping; /* enum af_sleep; also the futex word */
   _Atomic uint32_t rings;            /* statistics */
   _Alignas(AF_LINE) _Atomic uint64_t summary[AF_BOARD_WORDS / 64];
   _Atomic uint64_t bits[AF_BOARD_WORDS];
 };
 
-int af_board_create(struct af_client *client, uint8_t *index, af_off *board); /* AF_FULL: AF_BOARDS in use */
+int af_board_create(struct af_client *client, uint8_t *index, af_off *board); /* AF_FULL: AF_BOARDS_MOST in use */
 void af_board_destroy(struct af_client *client, uint8_t index);
+/* A slot's process has left, or died: its boards are the next one's. */
+void af_boards_leave(struct af_client *client, uint32_t slot);
+/* What follows a board in its chain; 0: nothing, or `board` is none. */
+af_off af_board_following(const struct af_client *client, af_off board);
 /* Sets the watch's bit and wakes its board if that sleeps. A watch of a dead slot or old epoch is ignored. */
 void af_ring(struct af_client *client, af_watch watch);
 /* Takes up to `most` rung tokens; returns how many. `thorough` reads every bit word (the timed look). */

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import contextvars
 import gc
 import threading
@@ -297,12 +298,39 @@ def test_loops_in_several_threads_share_refs(run: Run) -> None:
         assert [result.result() for result in results] == [[1, *[number] * 20] for number in range(4)]
 
 
-def test_more_loops_than_boards_one_after_another(run: Run) -> None:
-    async def main() -> Any:
-        return await asyncio.gather(*(bodies.echo.remote(number) for number in range(10)))
+def test_many_loops_wait_at_once(run: Run) -> None:
+    gate = bodies.Gate.remote()
+    loops = 40
 
-    for _ in range(12):
-        assert run(main) == list(range(10))
+    def work() -> Any:
+        async def main() -> Any:
+            await bodies.echo.remote(0)
+            return await gate.pass_through.remote()
+
+        return run(main)
+
+    with concurrent.futures.ThreadPoolExecutor(loops) as pool:
+        results = [pool.submit(work) for _ in range(loops)]
+        af.get(gate.arrived.remote(loops))
+        af.get(gate.open.remote())
+        assert sorted(result.result() for result in results) == list(range(1, loops + 1))
+
+
+def test_a_loop_too_many_is_refused_and_has_its_turn_once_others_are_closed() -> None:
+    async def main() -> Any:
+        waiting.current_port()
+        return await bodies.echo.remote(1)
+
+    loops: list[asyncio.AbstractEventLoop] = []
+    with contextlib.ExitStack() as stack:
+        with pytest.raises(RuntimeError, match="event loops of this process have awaited.*close those"):
+            while len(loops) < 300:
+                loops.append(asyncio.new_event_loop())
+                stack.callback(loops[-1].close)
+                assert loops[-1].run_until_complete(main()) == 1
+        assert len(loops) > 200
+        loops[0].close()
+        assert loops[-1].run_until_complete(main()) == 1
 
 
 def test_a_closed_loop_gives_its_port_back() -> None:

@@ -75,14 +75,18 @@ static void test_boards_of_a_slot(void) {
   af_off board, first = 0;
   uint8_t index;
   uint32_t token;
-  segment_make(&node, 8 * MIB, MIB, 0);
+  segment_make(&node, 16 * MIB, 8 * MIB, 0);
   client_attach(&node, &client);
-  for (uint32_t i = 0; i < AF_BOARDS; i++) {
+  for (uint32_t i = 0; i < AF_BOARDS_MOST; i++) {
     CHECK_OK(af_board_create(&client, &index, &board));
     CHECK(index == i, "in order");
     first = i == 0 ? board : first;
   }
   CHECK(af_board_create(&client, &index, &board) == AF_FULL, "all in use");
+  for (uint32_t i = 0; i < AF_BOARDS_MOST; i++) {
+    af_ring(&node, watch_of(&client, (uint8_t)i, 1000 + i));
+    CHECK(af_board_take(&client, (uint8_t)i, &token, 1, false) == 1 && token == 1000 + i, "each its own");
+  }
   af_watch old = watch_of(&client, 0, 7);
   af_ring(&node, watch_of(&client, 0, 8));
   af_board_destroy(&client, 0);
