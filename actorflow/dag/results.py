@@ -48,9 +48,13 @@ class ResultStream:
         self._kept: dict[int, Outcome] = {}  # read, and still wanted
         self._numbers = itertools.count()
         self._marks: dict[int, _Mark] = {}  # by number: of the refs that are not read yet
-        self._gone: dict[int, set[int]] = {}  # by execution: refs that were read or dropped, if others were not
+        self._gone: dict[
+            int, set[int]
+        ] = {}  # by execution: refs that were read or dropped, if others were not
         self._nobodys: set[int] = set()  # executions without refs, whose results are still to be read
-        self._dropped: deque[_Mark | int] = deque()  # dropped refs, and nobody's executions: to be noted there
+        self._dropped: deque[_Mark | int] = (
+            deque()
+        )  # dropped refs, and nobody's executions: to be noted there
         self._waiting: dict[asyncio.Future[None], int] = {}  # who awaits -> which execution
         self._watching = threading.Lock()  # held by the one who watches
         self._is_closed = False
@@ -246,7 +250,8 @@ class ResultStream:
         while self._dropped:
             dropped = self._dropped[0]
             if not isinstance(dropped, int):
-                if dropped.number in self._marks:  # else it was read
+                # Else it was read, or is of a ref that was not made to the end.
+                if getattr(dropped, "number", None) in self._marks:
                     self._note_gone(dropped)
                     self.unmark(dropped)
             elif dropped >= self.position:

@@ -321,16 +321,15 @@ def test_a_loop_too_many_is_refused_and_has_its_turn_once_others_are_closed() ->
         waiting.current_port()
         return await bodies.echo.remote(1)
 
-    loops: list[asyncio.AbstractEventLoop] = []
     with contextlib.ExitStack() as stack:
-        with pytest.raises(RuntimeError, match="event loops of this process have awaited.*close those"):
-            while len(loops) < 300:
-                loops.append(asyncio.new_event_loop())
-                stack.callback(loops[-1].close)
-                assert loops[-1].run_until_complete(main()) == 1
-        assert len(loops) > 200
+        loops = [stack.enter_context(asyncio.Runner()) for _ in range(257)]
+        for loop in loops[:200]:
+            assert loop.run(main()) == 1
+        with pytest.raises(RuntimeError, match="event loops of this process have awaited"):
+            for loop in loops[200:]:
+                loop.run(main())
         loops[0].close()
-        assert loops[-1].run_until_complete(main()) == 1
+        assert loops[-1].run(main()) == 1
 
 
 def test_a_closed_loop_gives_its_port_back() -> None:

@@ -141,7 +141,10 @@ def test_an_item_that_was_put_before_a_get_is_withdrawn_comes_back(queue: Queue)
     af.get(queue.actor.qsize.remote())  # behind the get
     os.kill(pid, signal.SIGSTOP)  # so that the actor finds both at once
     try:
-        refs = [queue.actor.put.remote("kept", None, b"other"), queue.actor.withdraw.remote(b"ticket", [getter])]
+        refs = [
+            queue.actor.put.remote("kept", None, b"other"),
+            queue.actor.withdraw.remote(b"ticket", [getter]),
+        ]
     finally:
         os.kill(pid, signal.SIGCONT)
     af.get(refs, timeout=DEADLINE_S)
