@@ -326,8 +326,7 @@ def test_a_loop_too_many_is_refused_and_has_its_turn_once_others_are_closed() ->
         for loop in loops[:200]:
             assert loop.run(main()) == 1
         with pytest.raises(RuntimeError, match="event loops of this process have awaited"):
-            for loop in loops[200:]:
-                loop.run(main())
+            assert [loop.run(main()) for loop in loops[200:]]
         loops[0].close()
         assert loops[-1].run(main()) == 1
 
