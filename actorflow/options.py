@@ -39,7 +39,7 @@ _STRATEGIES = ("DEFAULT", "SPREAD")
 _BY_OPTION = {"CPU": "num_cpus", "GPU": "num_gpus", "memory": "memory"}
 _ACCELERATOR_UNITS = 10  # of "accelerator_type:NAME": 1,000 at once on a node that has one
 _SELECTOR = re.compile(r"!?(in\([^()!]+\)|[^()!]+)")
-_ADDRESS = re.compile(r"auto|actorflow/\d+/[0-9a-f]+|[^\s:/]+:(?P<port>\d{1,5})")
+_ADDRESS = re.compile(r"local|auto|actorflow/\d+/[0-9a-f]+|[^\s:/]+:(?P<port>\d{1,5})")
 
 T = TypeVar("T")
 Self = TypeVar("Self", bound="Options")
@@ -278,9 +278,12 @@ def _runtime_env(value: Any) -> str:
         raise TypeError(f"must be a dict of plain values, as in JSON: {problem}") from None
 
 
+LOCAL = "local"  # the address of a private node, whatever the environment says
+
+
 def _address(value: Any) -> str:
-    """'auto', the name of a node, or host:port."""
-    allowed = "'auto', what 'actorflow start' printed, or host:port"
+    """'local', 'auto', the name of a node, or host:port."""
+    allowed = "'local', 'auto', what 'actorflow start' printed, or host:port"
     if not isinstance(value, str):
         raise _wrong_type(allowed, value)
     match = _ADDRESS.fullmatch(value)
@@ -465,7 +468,11 @@ class InitOptions(Options):
 
     _noun = "af.init option"
 
-    address: str | None = _row(None, _address, "None: a private node; 'auto', a node's name or host:port")
+    address: str | None = _row(
+        None,
+        _address,
+        "'local': a private node, as None without ACTORFLOW_ADDRESS; 'auto', a node's name, host:port",
+    )
     num_cpus: float | None = _row(None, _quantity, "CPUs")
     num_gpus: float | None = _row(None, _whole_above_one, "GPUs")
     memory: int | None = _row(None, _size_bytes, "bytes for tasks and actors to set aside")
@@ -479,7 +486,7 @@ class InitOptions(Options):
     ignore_reinit_error: bool = _row(False, _switch, "a second af.init does nothing instead of raising")
 
     def _check_together(self) -> None:
-        if self.address is None:
+        if self.address in (None, LOCAL):
             return
         for name in ("num_cpus", "num_gpus", "memory", "resources", "labels", "object_store_memory"):
             if getattr(self, name) not in (None, ()):

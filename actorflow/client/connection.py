@@ -20,7 +20,7 @@ from pathlib import Path
 
 from actorflow import _hot, config
 from actorflow.client.output import OutputReader
-from actorflow.options import InitOptions
+from actorflow.options import LOCAL, InitOptions
 from actorflow.shm.process import fill_standard_descriptors
 from actorflow.wire import auth, framing, messages
 
@@ -48,12 +48,12 @@ class Connection:
 
     @classmethod
     def open(cls, options: InitOptions, namespace: str) -> Connection:
-        """Attaches this process: to the node at the address, or, without one, to a private node that it starts.
+        """Attaches this process: to the node at the address, or to a private node that it starts.
 
         Raises ConnectionError (nobody answers, or the node could not start), AuthenticationError, ProtocolError.
         """
-        shared = cls(_connected(options.address), None) if options.address else None
-        connection = shared or cls._started(options)
+        is_private = options.address in (None, LOCAL)
+        connection = cls._started(options) if is_private else cls(_connected(options.address), None)
         try:
             connection._attach(namespace, options)
             if options.log_to_driver:
@@ -242,7 +242,7 @@ def _words(descriptor: int, options: InitOptions) -> list[str]:
     return words
 
 
-def _connected(address: str) -> socket.socket:
+def _connected(address: str | None) -> socket.socket:
     """A connection to the shared node at `address`: its name, or "auto" for the one that is there."""
     name = address
     if address == "auto":

@@ -26,7 +26,7 @@ from actorflow import _hot, config, errors
 from actorflow.client import blocking, futures, waiting
 from actorflow.client.connection import Connection
 from actorflow.client.refs import ObjectRef
-from actorflow.options import InitOptions
+from actorflow.options import LOCAL, InitOptions
 from actorflow.runtime_env import environment as environments
 from actorflow.shm.process import process_state
 from actorflow.wire import failures, pickling
@@ -317,7 +317,7 @@ def in_worker() -> bool:
 def init(address: str | None = None, *, ignore_reinit_error: bool = False, **given: Any) -> Runtime:
     """Starts the runtime of this process; everything it starts ends with it.
 
-    `address`: None starts a private node (or attaches to ACTORFLOW_ADDRESS, if that is set); "auto" attaches to
+    `address`: "local" starts a private node, as does None where ACTORFLOW_ADDRESS names no other; "auto" attaches to
     the node that `actorflow start` has started on this machine, as does its name. For a private node: num_cpus,
     num_gpus, memory (bytes), resources, labels, object_store_memory (bytes); what is not given is what the
     machine has. `runtime_env`: what calls that name none run in; see RuntimeEnv.
@@ -350,7 +350,7 @@ def _started(options: InitOptions) -> Runtime:
     if what := environments.missing(environment):
         raise ValueError(f"af.init option runtime_env: {what}")
     if options.address is None:
-        options = options.merged(address=config.read(os.environ).address or None)
+        options = options.merged(address=config.read(os.environ).address or LOCAL)
     namespace = options.namespace or f"job-{os.urandom(8).hex()}"
     configure()
     connection = Connection.open(options, namespace)

@@ -241,6 +241,14 @@ def test_one_driver_is_killed_and_the_other_goes_on(mark: str, shared_node: Shar
     assert shared_node.works(mark)
 
 
+def test_a_local_node_is_private_whatever_the_environment_says(mark: str, shared_node: SharedNode) -> None:
+    driver = Driver(
+        mark, DRIVER.replace("num_cpus=2", "'local', num_cpus=2"), ACTORFLOW_ADDRESS=shared_node.address
+    )
+    assert driver.end() == ""
+    assert shared_node.works(mark)
+
+
 def test_stopping_a_shared_node_ends_its_drivers_waits(mark: str) -> None:
     node = SharedNode(mark)
     driver = Driver(mark, DRIVER.replace("num_cpus=2", ""), ACTORFLOW_ADDRESS=node.address)

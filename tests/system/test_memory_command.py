@@ -49,7 +49,7 @@ def test_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_address_that_is_none_is_refused_in_one_line() -> None:
     code, output = run("memory", "no sense")
     assert code == 1
-    assert output.startswith("af.init option address must be 'auto'")
+    assert output.startswith("af.init option address must be 'local', 'auto'")
     assert output.count("\n") == 1
 
 
