@@ -52,8 +52,8 @@ class Connection:
 
         Raises ConnectionError (nobody answers, or the node could not start), AuthenticationError, ProtocolError.
         """
-        is_private = options.address in (None, LOCAL)
-        connection = cls._started(options) if is_private else cls(_connected(options.address), None)
+        address = options.address or LOCAL
+        connection = cls._started(options) if address == LOCAL else cls(_connected(address), None)
         try:
             connection._attach(namespace, options)
             if options.log_to_driver:
@@ -242,7 +242,7 @@ def _words(descriptor: int, options: InitOptions) -> list[str]:
     return words
 
 
-def _connected(address: str | None) -> socket.socket:
+def _connected(address: str) -> socket.socket:
     """A connection to the shared node at `address`: its name, or "auto" for the one that is there."""
     name = address
     if address == "auto":
