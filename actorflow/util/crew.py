@@ -139,15 +139,13 @@ class Crew:
         """One member: a process at a time, and the jobs that it takes."""
         member, calls = None, 0
         while (job := await self._next(member is not None)) is not None:
-            if not job.future.set_running_or_notify_cancel():
-                continue
-            if member is None:
-                member, calls = self._new_member(job.future), 0
-            if member is None:
-                continue
-            calls += 1
-            if not await self._carry_out(job, member) or calls == self._max_calls:
-                member = None  # its process ends with its last handle
+            if job.future.set_running_or_notify_cancel():
+                if member is None:
+                    member, calls = self._new_member(job.future), 0
+                calls += 1
+                if member is not None and (not await self._carry_out(job, member) or calls == self._max_calls):
+                    member = None  # its process ends with its last handle
+            del job  # while it waits it keeps none, nor an error whose traceback keeps the pool
 
     async def _next(self, is_warm: bool) -> Job | None:
         """The job to do next; None when none will come. Who has a process already is asked first."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import operator
 import os
@@ -204,6 +205,17 @@ def test_a_forgotten_pool_ends_and_says_so() -> None:
     assert pools[0].apply(square, (2,)) == 4
     with pytest.warns(ResourceWarning, match="unclosed running Pool"):
         pools.clear()
+
+
+def test_a_forgotten_pool_ends_after_an_error_too() -> None:
+    def use() -> None:
+        pool = Pool(1)
+        with pytest.raises(ZeroDivisionError):
+            pool.apply(divmod, (1, 0))  # the error's traceback refers to this frame, and so to the pool
+
+    use()
+    with pytest.warns(ResourceWarning, match="unclosed running Pool"):
+        gc.collect()
 
 
 ENDS_WITH_ITS_RUNTIME = """
