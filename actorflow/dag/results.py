@@ -268,7 +268,7 @@ class ResultStream:
         except _hot.NodeGoneError:
             raise blocking.node_error() from None
         except (ActorflowError, MemoryError) as error:  # what was written, or loading it, raised
-            return False, error
+            return False, error.with_traceback(None)  # whose frames will keep it, and what waits for it
         except TimeoutError:
             raise self._late(timeout) from None
 
@@ -368,7 +368,10 @@ class CompiledRef(ReadOnce):
         is_value, outcome = result
         if is_value:
             return outcome
-        raise outcome
+        try:
+            raise outcome
+        finally:
+            del result, outcome  # this frame is in its traceback: a circle, with this ref and the graph in it
 
     def __await__(self) -> Generator[Any, None, Any]:
         mark = self._mark

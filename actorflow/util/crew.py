@@ -143,7 +143,9 @@ class Crew:
                 if member is None:
                     member, calls = self._new_member(job.future), 0
                 calls += 1
-                if member is not None and (not await self._carry_out(job, member) or calls == self._max_calls):
+                if member is not None and (
+                    not await self._carry_out(job, member) or calls == self._max_calls
+                ):
                     member = None  # its process ends with its last handle
             del job  # while it waits it keeps none, nor an error whose traceback keeps the pool
 

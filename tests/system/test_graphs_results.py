@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -244,3 +246,27 @@ async def test_a_result_is_awaited_while_a_thread_waits_for_a_later_one() -> Non
     await actor.open.remote()
     assert await thread == 2
     graph.teardown()
+
+
+@pytest.mark.parametrize("reads", [[0], [1, 0], [0, 1]])
+def test_a_failed_result_keeps_nothing(reads: list[int]) -> None:
+    """Neither its ref nor the graph, without a collection: an error's traceback makes circles easily."""
+    actor = Adder.remote()
+    with InputNode() as number:
+        graph = MultiOutputNode([actor.add.bind(number, None)] * 2).experimental_compile()
+    alive = weakref.ref(graph)
+
+    def fail() -> None:
+        refs = [graph.execute(number)[number] for number in range(2)]
+        for read in reads:
+            with pytest.raises(TypeError):
+                af.get(refs[read], timeout=TIMEOUT_S)
+
+    gc.collect()
+    gc.disable()
+    try:
+        fail()
+        del graph
+        assert alive() is None
+    finally:
+        gc.enable()
