@@ -131,6 +131,17 @@ def test_readme_counter(environment: dict[str, str], words: str, tmp_path: Path)
     assert run(environment, script).stdout == "[0, 1, 3, 6, 10]\n"
 
 
+def test_guide(environment: dict[str, str], tmp_path: Path) -> None:
+    """Its blocks are one program; what each line prints stands behind it."""
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "guide.md").read_text(), re.DOTALL)
+    script = tmp_path / "script.py"
+    script.write_text("".join(blocks))
+    said = run(environment, script).stdout.splitlines()
+    expected = ["[1, 3, 6]", "[1.0, 1.0, 1.0]", "10", "2 0", "True Account.pay 1", "[0, 1, 4, 9]"]
+    assert said == expected
+    assert all(line in "".join(blocks) for line in said)
+
+
 def test_readme_graph(environment: dict[str, str], tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(readme_block("InputNode"))

@@ -253,11 +253,11 @@ def test_a_failed_result_keeps_nothing(reads: list[int]) -> None:
     """Neither its ref nor the graph, without a collection: an error's traceback makes circles easily."""
     actor = Adder.remote()
     with InputNode() as number:
-        graph = MultiOutputNode([actor.add.bind(number, None)] * 2).experimental_compile()
-    alive = weakref.ref(graph)
+        graphs = [MultiOutputNode([actor.add.bind(number, None)] * 2).experimental_compile()]
+    alive = weakref.ref(graphs[0])
 
     def fail() -> None:
-        refs = [graph.execute(number)[number] for number in range(2)]
+        refs = [graphs[0].execute(number)[number] for number in range(2)]
         for read in reads:
             with pytest.raises(TypeError):
                 af.get(refs[read], timeout=TIMEOUT_S)
@@ -266,7 +266,7 @@ def test_a_failed_result_keeps_nothing(reads: list[int]) -> None:
     gc.disable()
     try:
         fail()
-        del graph
+        graphs.clear()
         assert alive() is None
     finally:
         gc.enable()
