@@ -8,6 +8,8 @@ for all that keep what they know in attributes. Nothing here trusts the exceptio
 from __future__ import annotations
 
 import contextlib
+import functools
+import signal
 import types
 from collections.abc import Mapping
 from typing import Any
@@ -50,6 +52,24 @@ def type_name(kind: type) -> str:
     """The name of a class as tracebacks show it."""
     prefix = "" if kind.__module__ in ("builtins", "__main__") else f"{kind.__module__}."
     return f"{prefix}{kind.__qualname__}"
+
+
+def raised_by_signal_handler(error: BaseException) -> bool:
+    """Whether a signal handler of Python raised it: then it says nothing of what it broke off, and is to go on up."""
+    trace = error.__traceback__
+    if trace is None or trace.tb_next is None:  # raised by C, or here
+        return False
+    codes = {_code_of(signal.getsignal(number)) for number in signal.valid_signals()} - {None}
+    while trace is not None and trace.tb_frame.f_code not in codes:
+        trace = trace.tb_next
+    return trace is not None
+
+
+def _code_of(handler: Any) -> types.CodeType | None:
+    while isinstance(handler, functools.partial):
+        handler = handler.func
+    code = getattr(handler, "__code__", None) or getattr(type(handler).__call__, "__code__", None)
+    return code if isinstance(code, types.CodeType) else None
 
 
 def safe_text(error: BaseException) -> str:

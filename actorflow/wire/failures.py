@@ -23,7 +23,7 @@ from actorflow.errors import (
     RemoteFailure,
     TaskError,
 )
-from actorflow.exception_parts import own_state, rebuild, safe_text, type_name
+from actorflow.exception_parts import own_state, raised_by_signal_handler, rebuild, safe_text, type_name
 from actorflow.runtime_env import environment
 from actorflow.wire import pickling
 
@@ -93,13 +93,13 @@ def _passed_on(exc: BaseException, name: str, node_id: str, pid: int, attempt: i
 def decode_error(data: bytes) -> BaseException:
     """The exception to raise for what encode_error made: InternalError if it is something else.
 
-    Raises nothing but KeyboardInterrupt, where the user interrupts it.
+    Raises nothing but what a signal handler raises meanwhile.
     """
     try:
         return _decoded(bytes(data))
-    except KeyboardInterrupt:
-        raise
     except BaseException as problem:
+        if _is_of_signal(problem):
+            raise
         what = f"{type(problem).__name__}: {safe_text(problem)}"
         return InternalError(reason=f"an error arrived damaged, {len(data)} bytes ({what})")
 
@@ -107,6 +107,8 @@ def decode_error(data: bytes) -> BaseException:
 def unloadable(error: BaseException) -> BaseException:
     """What is raised where loading a value raised `error`; the runtime's own errors stay what they are."""
     if not isinstance(error, Exception) or isinstance(error, ActorflowError | MemoryError):
+        return error
+    if raised_by_signal_handler(error):
         return error
     reason = f"{type_name(type(error))}: {safe_text(error)}"
     if isinstance(error, ModuleNotFoundError):
@@ -195,7 +197,7 @@ def _thawed(frozen: list[Any] | None) -> BaseException | None:
     if frozen is None:
         return None
     stream, buffers, members, cause, context, suppress_context = frozen
-    error = _guarded(lambda: _unpickled(stream, buffers, members), None, but=KeyboardInterrupt)
+    error = _guarded(lambda: _unpickled(stream, buffers, members), None, but_signals=True)
     if error is not None:
         error.__cause__, error.__context__ = _thawed(cause), _thawed(context)
         error.__suppress_context__ = suppress_context
@@ -261,16 +263,18 @@ def _cut(text: str) -> str:
     return f"{text[:half]}\n... {len(text) - TEXT_LIMIT:,} characters left out ...\n{text[-half:]}"
 
 
-def _guarded(
-    step: Callable[[], T], otherwise: T, but: type[BaseException] | tuple[type[BaseException], ...] = ()
-) -> T:
+def _guarded(step: Callable[[], T], otherwise: T, *, but_signals: bool = False) -> T:
     """What a step that runs the user's code gives, or `otherwise` if it raises anything at all."""
     try:
         return step()
-    except but:
-        raise
-    except BaseException:  # the user's __reduce__ or __str__ may raise SystemExit, say
+    except BaseException as error:  # the user's __reduce__ or __str__ may raise SystemExit, say
+        if but_signals and _is_of_signal(error):
+            raise
         return otherwise
+
+
+def _is_of_signal(error: BaseException) -> bool:
+    return isinstance(error, KeyboardInterrupt) or raised_by_signal_handler(error)
 
 
 def _pack(value: Any) -> bytes:

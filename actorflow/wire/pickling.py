@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import cloudpickle
 
 from actorflow import config
-from actorflow.exception_parts import safe_text
+from actorflow.exception_parts import raised_by_signal_handler, safe_text
 from actorflow.wire import inspect
 
 PROTOCOL = 5
@@ -158,7 +158,9 @@ def dumps(value: Any, *, parts: Callable[[], Parts] | None = None, explain: bool
         by_value = _names_main(output.parts) or cloudpickle.list_registry_pickle_by_value()
     except MemoryError:
         raise
-    except Exception:  # not importable, or not picklable at all: the second attempt tells
+    except Exception as error:  # not importable, or not picklable at all: the second attempt tells
+        if raised_by_signal_handler(error):
+            raise
         by_value = True
     if by_value:
         return _dumped_by_value(value, parts, explain)
@@ -254,7 +256,7 @@ def _dumped_by_value(value: Any, parts: Callable[[], Parts] | None, explain: boo
     except MemoryError:
         raise
     except Exception as error:
-        if not explain:
+        if not explain or raised_by_signal_handler(error):
             raise
         explanation = explained(error, parts() if parts else [("value", value)])
     else:
@@ -267,5 +269,7 @@ def _failure(value: Any) -> Exception | None:
     try:
         _ByValuePickler(_Output()).dump(value)
     except Exception as error:
+        if raised_by_signal_handler(error):
+            raise
         return error
     return None
