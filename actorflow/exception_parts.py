@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import signal
+import traceback
 import types
 from collections.abc import Mapping
 from typing import Any
@@ -60,16 +61,17 @@ def raised_by_signal_handler(error: BaseException) -> bool:
     if trace is None or trace.tb_next is None:  # raised by C, or here
         return False
     codes = {_code_of(signal.getsignal(number)) for number in signal.valid_signals()} - {None}
-    while trace is not None and trace.tb_frame.f_code not in codes:
-        trace = trace.tb_next
-    return trace is not None
+    return any(frame.f_code in codes for frame, _ in traceback.walk_tb(trace))
 
 
 def _code_of(handler: Any) -> types.CodeType | None:
     while isinstance(handler, functools.partial):
         handler = handler.func
-    code = getattr(handler, "__code__", None) or getattr(type(handler).__call__, "__code__", None)
-    return code if isinstance(code, types.CodeType) else None
+    for function in (handler, getattr(type(handler), "__call__", None)):  # noqa: B004 - its code is wanted
+        code = getattr(function, "__code__", None)
+        if isinstance(code, types.CodeType):
+            return code
+    return None
 
 
 def safe_text(error: BaseException) -> str:

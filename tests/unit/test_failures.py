@@ -6,7 +6,6 @@ import itertools
 import json
 import os
 import pickle
-import signal
 import subprocess
 import sys
 import threading
@@ -393,34 +392,3 @@ def test_damaged_errors_never_make_decoding_raise(data: st.DataObject) -> None:
     cut = data.draw(st.booleans())
     damaged = bytes(good[:place]) if cut else bytes(good[:place]) + b"\xc1" + bytes(good[place + 1 :])
     assert isinstance(decode_error(damaged), errors.ActorflowError)
-
-
-class Refused(Exception):
-    pass
-
-
-class Interrupting:
-    """Making it again is interrupted by a signal whose handler raises."""
-
-    def __setstate__(self, state: Any) -> None:
-        signal.raise_signal(signal.SIGALRM)
-
-    def __reduce__(self) -> Any:
-        return Interrupting, (), {"some": "state"}
-
-
-def test_what_a_signal_handler_raises_is_no_damage_and_no_fault_of_what_is_loaded() -> None:
-    def handle(*_: object) -> None:
-        raise LookupError("too late")
-
-    data = encode_error(Refused(Interrupting()), name="f", node_id="n", pid=1, attempt=1)
-    before = signal.signal(signal.SIGALRM, handle)
-    try:
-        with pytest.raises(LookupError, match="too late") as caught:
-            pickle.loads(pickle.dumps(Interrupting()))
-        assert failures.unloadable(caught.value) is caught.value
-        with pytest.raises(LookupError, match="too late"):
-            decode_error(data)
-    finally:
-        signal.signal(signal.SIGALRM, before)
-    assert isinstance(failures.unloadable(LookupError()), errors.DeserializationError)

@@ -9,7 +9,6 @@ import datetime
 import functools
 import os
 import pickle
-import signal
 import subprocess
 import sys
 import threading
@@ -470,34 +469,3 @@ def test_a_failed_value_leaves_nothing_behind_for_the_next() -> None:
     packed = dumps(Point())
     assert packed.buffers == []
     assert loads(packed.data) == Point()
-
-
-class Interrupting:
-    """Pickling it is interrupted by a signal whose handler raises."""
-
-    def __reduce__(self) -> Any:
-        signal.raise_signal(signal.SIGALRM)
-        return Interrupting, ()
-
-
-class Handlers:
-    """What can be a handler besides a plain function."""
-
-    def method(self, *_: object) -> None:
-        raise LookupError("too late")
-
-    def __call__(self, *_: object) -> None:
-        self.method()
-
-    partial = functools.partial(method, None)
-
-
-@pytest.mark.parametrize("handler", [Handlers().method, Handlers(), Handlers.partial])
-def test_what_a_signal_handler_raises_is_not_taken_for_the_values_fault(handler: Any) -> None:
-    before = signal.signal(signal.SIGALRM, handler)
-    try:
-        with pytest.raises(LookupError, match="too late"):
-            dumps(Interrupting())
-    finally:
-        signal.signal(signal.SIGALRM, before)
-    assert isinstance(there_and_back(Point()), Point)
