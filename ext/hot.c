@@ -81,11 +81,16 @@ void session_enter_wait(struct session *session) {
   session->waiting++;
 }
 
+bool hot_check_live(const struct session *session) {
+  if (hot_live(session)) return true;
+  PyErr_SetString(PyExc_RuntimeError, "actorflow was shut down while this thread waited");
+  return false;
+}
+
 bool session_leave_wait(struct session *session) {
-  bool live = hot_live(session);
+  bool live = hot_check_live(session);
   session->waiting--;
   session_release(session);
-  if (!live) PyErr_SetString(PyExc_RuntimeError, "actorflow was shut down while this thread waited");
   return live;
 }
 

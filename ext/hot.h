@@ -91,6 +91,7 @@ void session_release(struct session *session);   /* users - 1 */
 /* Around a sleep without the GIL: the mapping stays. After it the session may be detached (false). */
 void session_enter_wait(struct session *session);
 bool session_leave_wait(struct session *session);
+bool hot_check_live(const struct session *session); /* false: it was shut down, and the exception is set */
 PyObject *hot_raise(int status, const char *what); /* exception for an af_status; NULL */
 static inline bool hot_live(const struct session *session) { return session == hot.session && session->attached; }
 int hot_deadline(PyObject *timeout, uint64_t *deadline_ns); /* None: UINT64_MAX */

@@ -19,7 +19,7 @@ static bool node_is_gone(struct session *session, int status) {
 }
 
 int hot_after_sleep(struct session *session, int status) {
-  if (hot_check_signals() < 0) return -1;
+  if (hot_check_signals() < 0 || !hot_check_live(session)) return -1; /* a handler may have shut the runtime down */
   if (node_is_gone(session, status)) {
     hot_raise(AF_DEAD, "the node has ended");
     return -1;
@@ -61,7 +61,8 @@ static int check_circle(struct session *session, af_off cell) {
 
 static int sleep_on_cell(struct session *session, af_off cell, uint64_t deadline_ns, bool said) {
   struct af_client *client = &session->client;
-  int status = AF_OK;
+  int status = hot_after_sleep(session, AF_TIMEOUT); /* as if it had slept: of a node that is gone nothing will come */
+  if (status < 0) return -1;
   while (!af_cell_is_done(client, cell)) {
     uint64_t left_ns = hot_left(deadline_ns);
     if (left_ns == 0) { hot_raise(AF_TIMEOUT, "the result was not ready in time"); return -1; }

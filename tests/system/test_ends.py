@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -39,6 +40,25 @@ async def test_an_await_that_begins_while_the_runtime_ends_is_told() -> None:
         task = asyncio.ensure_future(gate.pass_through.remote())
     with pytest.raises(RuntimeError, match="shut down"):
         await asyncio.wait_for(task, 60)
+
+
+WAITS = {"get": af.get, "wait": lambda ref: af.wait([ref]), "get many": lambda ref: af.get([ref, ref])}
+
+
+@pytest.mark.parametrize("wait", WAITS.values(), ids=WAITS)
+def test_a_signal_handler_that_ends_the_runtime_ends_the_wait_that_it_interrupts(wait: Any) -> None:
+    before = signal.signal(signal.SIGALRM, lambda *_: af.shutdown())
+    try:
+        with af.init(num_cpus=1):
+            gate = bodies.Gate.remote()
+            af.get(gate.arrived.remote(0))
+            ref = gate.pass_through.remote()
+            signal.setitimer(signal.ITIMER_REAL, 0.01)
+            with pytest.raises(RuntimeError, match="shut down while this thread waited"):
+                wait(ref)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert not af.is_initialized()
 
 
 async def test_calls_made_while_the_runtime_ends_start_no_other() -> None:
