@@ -123,21 +123,28 @@ struct packed {         /* a value on its way into shared memory */
   Py_ssize_t argument_count, argument_room;
   bool keywords;        /* of a call's arguments: data is of (args, kwargs), else of args */
   uint64_t bytes;       /* of data and buffers */
+  bool refers;          /* its block may refer to buffers in the object store instead of copying them */
   struct packed *outer;
 };
 int hot_pack(struct packed *packed, PyObject *value);
 int hot_pack_arguments(struct packed *packed, PyObject *args, PyObject *kwargs);
 void hot_packed_clear(struct packed *packed);
-/* The value as an af_object in a new BYTES or OBJECT block (count 1, recorded under *index), with `held` as its
- * references. */
-int hot_pack_block(struct session *session, struct packed *packed, PyObject *const *held, Py_ssize_t held_count,
-                   af_off *block, uint32_t *index);
-/* Counts what `held` refers to into where[0..]; *count goes up with each. */
-void hot_fill(struct af_client *client, af_off *where, uint32_t *count, PyObject *const *held, Py_ssize_t held_count);
 /* Publishes a packed value as the result of a cell. */
 int hot_settle(struct session *session, af_off cell, struct packed *packed);
 int hot_settle_bytes(struct session *session, af_off cell, const char *data, size_t bytes, enum hot_format format,
                      PyObject *const *held, Py_ssize_t held_count);
+
+/* hot_block.c */
+/* The value as an af_object in a new BYTES or OBJECT block (count 1, recorded under *index), with `held` as its
+ * first references. */
+int hot_pack_block(struct session *session, struct packed *packed, PyObject *const *held, Py_ssize_t held_count,
+                   af_off *block, uint32_t *index);
+/* Counts what `held` refers to into where[0..]; *count goes up with each. */
+void hot_fill(struct af_client *client, af_off *where, uint32_t *count, PyObject *const *held, Py_ssize_t held_count);
+/* The out-of-band buffers of a block, as a list: views that pin what they lie in (object store), or copies (a message's
+ * block). `pin`: the block's, where there is one. */
+PyObject *hot_block_buffers(struct session *session, af_off block, PyObject *pin);
+
 /* hot_load.c */
 int hot_add_load(PyObject *module);
 /* The value of a done cell: a new reference, or NULL with the stored error raised. TimeoutError: it lies on disk, was
@@ -162,9 +169,9 @@ struct hot_stored { /* a value in shared memory, however it is owned */
   const af_off *references;
   uint32_t count;
 };
-void hot_stored_block(struct session *session, af_off block, struct hot_stored *stored); /* where it lies */
 /* The value, or NULL with the stored error raised. */
 PyObject *hot_load_stored(struct session *session, const struct hot_stored *stored);
+void hot_stored_block(struct session *session, af_off block, struct hot_stored *stored); /* hot_block.c: where it lies */
 
 /* hot_spill.c */
 /* Opens the value of a done cell; one on disk is brought back first, until the deadline (0: it is asked for, no more).

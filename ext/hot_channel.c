@@ -5,8 +5,8 @@
  * detaches meanwhile; that thread lets go of it. With the end of an end, in any way, its channel is closed.
  * Waiting is as in hot_wait.c: up to 20 us of spinning with the GIL, more without, then timed sleeps between which signal
  * handlers run and the node is looked at.
- * A value goes into its slot if it fits and has no out-of-band buffers; else into a block of its own, as a result would,
- * whose count the slot takes over. */
+ * A value goes into its slot if it fits and has no out-of-band buffers; else into a block of its own, whose count the
+ * slot takes over. Buffers that were read from the object store stay where they are (hot_block.c). */
 #include "hot.h"
 
 #include <string.h>
@@ -173,6 +173,7 @@ static int write_block(struct end *self, struct packed *packed) {
   struct af_client *client = client_of(self);
   af_off block;
   uint32_t index;
+  packed->refers = true;
   if (hot_pack_block(self->session, packed, packed->held, packed->held_count, &block, &index) < 0) return -1;
   if (check_open(self) < 0) {
     if (hot_live(self->session)) af_hold_drop(client, index);

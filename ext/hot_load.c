@@ -34,15 +34,6 @@ const uint8_t *hot_value_bytes(struct session *session, af_off cell, const struc
   return stored.data;
 }
 
-void hot_stored_block(struct session *session, af_off block, struct hot_stored *stored) {
-  struct af_object *object = AF_AT(&session->client, struct af_object, block);
-  stored->block = block;
-  stored->references = (const af_off *)(object + 1);
-  stored->count = object->references;
-  stored->bytes = (size_t)object->pickle_bytes;
-  stored->data = session->client.base + block + object->pickle_offset;
-}
-
 /* The exception that is set becomes the one that says that a value cannot be loaded here. */
 static void explain(void) {
   PyObject *type, *error, *traceback;
@@ -75,36 +66,9 @@ static PyObject *loads(const uint8_t *data, size_t bytes, PyObject *buffers, str
   return value;
 }
 
-static PyObject *slice(PyObject *whole, struct af_client *client, af_off block, uint64_t offset, uint64_t bytes) {
-  if (whole) return PySequence_GetSlice(whole, (Py_ssize_t)offset, (Py_ssize_t)(offset + bytes));
-  return PyBytes_FromStringAndSize((const char *)client->base + block + offset, (Py_ssize_t)bytes);
-}
-
-/* The out-of-band buffers of a block: views that pin it (object store), or copies (a message's block). `pinned`: the pin
- * that there is already, or NULL. */
-static PyObject *block_buffers(struct session *session, af_off block, PyObject *pinned) {
-  struct af_client *client = &session->client;
-  struct af_object *object = AF_AT(client, struct af_object, block);
-  const uint64_t *table = (const uint64_t *)((const af_off *)(object + 1) + object->references);
-  PyObject *pin = NULL, *whole = NULL;
-  if (object->block.kind == AF_KIND_OBJECT) {
-    if (!pinned && !(pin = hot_pin(session, block))) return NULL;
-    whole = PyMemoryView_FromObject(pinned ? pinned : pin);
-    Py_XDECREF(pin);
-    if (!whole) return NULL;
-  }
-  PyObject *list = PyList_New((Py_ssize_t)object->buffers);
-  for (uint32_t i = 0; list && i < object->buffers; i++) {
-    PyObject *buffer = slice(whole, client, block, table[2 * i], table[2 * i + 1]);
-    if (!buffer || PyList_SetItem(list, (Py_ssize_t)i, buffer) < 0) Py_CLEAR(list);
-  }
-  Py_XDECREF(whole);
-  return list;
-}
-
 static PyObject *load_block(struct session *session, af_off block, PyObject *pinned, struct loading *context) {
   struct af_object *object = AF_AT(&session->client, struct af_object, block);
-  PyObject *buffers = object->buffers ? block_buffers(session, block, pinned) : NULL;
+  PyObject *buffers = object->buffers ? hot_block_buffers(session, block, pinned) : NULL;
   if (object->buffers && !buffers) return NULL;
   PyObject *value = loads(session->client.base + block + object->pickle_offset, (size_t)object->pickle_bytes, buffers, context);
   Py_XDECREF(buffers);

@@ -11,7 +11,6 @@
 
 #define SIMPLE_ITEMS 256 /* how many items are looked at before a value is left to the general pickler */
 #define SIMPLE_DEPTH 4
-#define ALIGN64(n) (((n) + 63u) & ~(uint64_t)63)
 
 static __thread struct packed *packing;   /* the value this thread packs now */
 
@@ -195,106 +194,7 @@ void hot_packed_clear(struct packed *packed) {
   Py_CLEAR(packed->buffers);
 }
 
-/* -- into shared memory -- */
-
-struct plan { uint64_t table, pickle, end; uint64_t *buffers; };
-
-/* Where each part of an af_object lies, as offsets from the block. */
-static int plan_block(const struct packed *packed, Py_ssize_t references, struct plan *plan) {
-  plan->table = sizeof(struct af_object) + (uint64_t)references * sizeof(af_off);
-  plan->pickle = plan->table + (uint64_t)packed->buffer_count * 16;
-  plan->end = plan->pickle + (uint64_t)(packed->data ? PyBytes_Size(packed->data) : 0);
-  plan->buffers = packed->buffer_count ? calloc((size_t)packed->buffer_count, sizeof(uint64_t)) : NULL;
-  if (packed->buffer_count && !plan->buffers) { PyErr_NoMemory(); return -1; }
-  for (Py_ssize_t i = 0; i < packed->buffer_count; i++) {
-    plan->buffers[i] = ALIGN64(plan->end);
-    plan->end = plan->buffers[i] + (uint64_t)packed->views[i].len;
-  }
-  return 0;
-}
-
-static int store_full(struct af_client *client, int status, uint64_t bytes) {
-  if (status != AF_FULL && status != AF_TOO_LARGE) { hot_raise(status, "allocating in the object store"); return -1; }
-  struct af_header *header = client->header;
-  PyObject *details = Py_BuildValue("(KKKO)", (unsigned long long)bytes,
-                                    (unsigned long long)atomic_load(&header->object_bytes_used),
-                                    (unsigned long long)header->page_count * AF_PAGE,
-                                    status == AF_TOO_LARGE ? Py_True : Py_False);
-  if (details) PyErr_SetObject(hot.store_full, details);
-  Py_XDECREF(details);
-  return -1;
-}
-
-static int allocate_once(struct session *session, uint64_t bytes, bool large, af_off *block, uint32_t *index) {
-  struct af_client *client = &session->client;
-  uint32_t outer = af_op_begin(client, AF_OP_CREATE);
-  int status = large ? af_extent_allocate(client, bytes, block)
-                     : af_heap_allocate(client, (uint32_t)bytes, AF_KIND_BYTES, AF_MESSAGES, block);
-  if (status == AF_OK) {
-    struct af_object *object = AF_AT(client, struct af_object, *block);
-    object->references = object->buffers = 0;
-    object->bytes = bytes - sizeof *object;
-  }
-  status = hot_record(session, status, *block, index);
-  af_op_end(client, outer);
-  return status;
-}
-
-static int allocate_block(struct session *session, uint64_t bytes, af_off *block, uint32_t *index) {
-  bool large = bytes - sizeof(struct af_object) > HOT_INLINE_BYTES;
-  struct hot_room room = {0};
-  int status = allocate_once(session, bytes, large, block, index), waited = 1;
-  while (status == AF_FULL && large && (waited = hot_wait_room(session, bytes, &room)) > 0)
-    status = allocate_once(session, bytes, large, block, index);
-  if (waited < 0) return -1;
-  if (status == AF_OK) return 0;
-  if (large) return store_full(&session->client, status, bytes);
-  hot_raise(status, "messages");
-  return -1;
-}
-
-void hot_fill(struct af_client *client, af_off *where, uint32_t *count, PyObject *const *held, Py_ssize_t held_count) {
-  uint32_t outer = af_op_begin(client, AF_OP_CREATE);
-  for (Py_ssize_t i = 0; i < held_count; i++) {
-    where[i] = ((struct hold *)held[i])->block;
-    af_block_hold(client, where[i]);
-    ++*count;
-  }
-  af_op_end(client, outer);
-}
-
-static void fill_bytes(struct af_client *client, af_off block, const struct packed *packed, const struct plan *plan) {
-  uint8_t *base = client->base + block;
-  uint64_t *table = (uint64_t *)(void *)(base + plan->table);
-  if (packed->data)
-    af_copy(base + plan->pickle, (const uint8_t *)PyBytes_AsString(packed->data), (uint64_t)PyBytes_Size(packed->data));
-  for (Py_ssize_t i = 0; i < packed->buffer_count; i++) {
-    table[2 * i] = plan->buffers[i];
-    table[2 * i + 1] = (uint64_t)packed->views[i].len;
-    af_copy(base + plan->buffers[i], packed->views[i].buf, (uint64_t)packed->views[i].len);
-  }
-}
-
-int hot_pack_block(struct session *session, struct packed *packed, PyObject *const *held, Py_ssize_t held_count,
-                   af_off *block, uint32_t *index) {
-  struct af_client *client = &session->client;
-  struct plan plan;
-  if (plan_block(packed, held_count, &plan) < 0) return -1;
-  if (allocate_block(session, plan.end, block, index) < 0) { free(plan.buffers); return -1; }
-  struct af_object *object = AF_AT(client, struct af_object, *block);
-  hot_fill(client, (af_off *)(object + 1), &object->references, held, held_count);
-  object->buffers = (uint32_t)packed->buffer_count;
-  object->pickle_offset = plan.pickle;
-  object->pickle_bytes = packed->data ? (uint64_t)PyBytes_Size(packed->data) : 0;
-  if (plan.end > HOT_COPY_GIL_BYTES) {
-    Py_BEGIN_ALLOW_THREADS
-    if (object->block.kind == AF_KIND_OBJECT) af_extent_populate(client, *block, plan.end);
-    fill_bytes(client, *block, packed, &plan);
-    Py_END_ALLOW_THREADS
-  } else fill_bytes(client, *block, packed, &plan);
-  free(plan.buffers);
-  return 0;
-}
+/* -- results -- */
 
 static int settled(int status) {
   if (status == AF_OK) return 0;

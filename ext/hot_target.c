@@ -245,6 +245,7 @@ static int pack_call(struct session *session, struct outgoing *out, PyObject *ar
   if (kwargs && !PyDict_Check(kwargs)) { PyErr_SetString(PyExc_TypeError, "kwargs must be a dict or None"); return -1; }
   if (hot_pack_arguments(&out->packed, args, kwargs) < 0) return -1;
   if (!out->packed.buffer_count && out->packed.bytes <= HOT_CELL_BYTES) return 0;
+  out->packed.refers = true;
   return hot_pack_block(session, &out->packed, NULL, 0, &out->block, &out->block_index);
 }
 

@@ -77,11 +77,15 @@ struct af_follower {
   af_off dependent;      /* owned: the call that follows, 0: a watcher */
   _Atomic af_watch watch;
 };
+struct af_buffer {       /* out of band of its value's pickle */
+  af_off object;         /* the OBJECT that has the bytes, one of the value's references; 0: they lie in the block itself */
+  uint64_t offset, bytes;/* from that one's beginning */
+};
 struct af_object {       /* AF_KIND_OBJECT and AF_KIND_BYTES: references, then the pickle, then aligned buffers */
   struct af_block block;
   uint64_t bytes;        /* of everything behind this header */
   uint32_t references;   /* counted af_off at the start */
-  uint32_t buffers;      /* then that many (offset from the block, length) pairs of uint64 */
+  uint32_t buffers;      /* then that many struct af_buffer */
   uint64_t pickle_offset, pickle_bytes; /* offset from the block */
   af_off cell;           /* OBJECT: the cell whose value it is, not counted; 0: none (spill.h) */
   uint32_t cell_generation;

@@ -354,6 +354,19 @@ uint64_t af_extent_bytes(const struct af_client *client, af_off block) {
                                         : 0;
 }
 
+/* Interior entries of a used extent are 0: the first that is not is its own. */
+af_off af_extent_holding(const struct af_client *client, af_off place, uint64_t most_pages) {
+  const struct af_header *header = client->header;
+  if (place < header->objects || place >= header->objects + header->page_count * AF_PAGE)
+    return 0;
+  uint32_t page = page_of(client, place), last = page;
+  while (word_at(client, page) == 0 && page > 0 && last - page < most_pages)
+    page--;
+  uint64_t word = word_at(client, page);
+  bool is_in = af_extent_used(word) && last - page < af_extent_pages(word);
+  return is_in ? header->objects + (af_off)page * AF_PAGE : 0;
+}
+
 /* ---- check ---- */
 
 /* Members of all bins, each free, in its bin and linked both ways; UINT64_MAX when one is not. */

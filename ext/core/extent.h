@@ -28,6 +28,9 @@ void af_extent_free(struct af_client *client, af_off block);
 /* Makes the pages of [offset, offset + bytes) present in this process before they are written; remembers it. [no GIL] */
 void af_extent_populate(struct af_client *client, af_off offset, uint64_t bytes);
 uint64_t af_extent_bytes(const struct af_client *client, af_off block); /* of the extent */
+/* The object that the byte at `place` lies in, of which the caller has a view; 0: in none, or more than `most_pages`
+ * behind its first page. */
+af_off af_extent_holding(const struct af_client *client, af_off place, uint64_t most_pages);
 static inline struct af_extent *af_extent_at(const struct af_client *client, uint32_t page);
 void af_extent_unlock_dead(struct af_client *node, uint32_t slot, uint32_t epoch);
 /* Chain, bins and counters agree. With the lock (false too when it cannot be had), or while all others are quiet. */

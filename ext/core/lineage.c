@@ -40,11 +40,21 @@ static bool has_stored_result(const struct af_client *client, af_off cell) {
   return false;
 }
 
-/* Arguments by value that lie in the object store are not kept: it would be full of them. */
+static bool refers_to_object(const struct af_client *client, af_off block) {
+  const struct af_object *of = AF_AT(client, struct af_object, block);
+  const af_off *references = (const af_off *)(of + 1);
+  for (uint32_t i = 0; i < of->references; i++)
+    if (references[i] >= client->header->objects)
+      return true;
+  return false;
+}
+
+/* Arguments by value that lie in the object store, wholly or their buffers, are not kept: it would be full of them. */
 static bool has_stored_arguments(const struct af_client *client, af_off cell, uint32_t inputs) {
   const af_off *references = af_cell_references(client, cell);
   for (uint32_t i = 0; i < inputs; i++)
-    if (references[i] >= client->header->objects)
+    if (references[i] >= client->header->objects ||
+        (block_at(client, references[i])->kind == AF_KIND_BYTES && refers_to_object(client, references[i])))
       return true;
   return false;
 }

@@ -23,8 +23,9 @@
  * no name in any file system.
  * A value whose bytes are lost on disk: the node may have its call run again (lineage.h) and give the cell what comes of
  * that; else `error` says why not. The format of an object's value lies in its block.flags, for that reason.
- * Not spilled: objects with more than AF_SPILL_REFERENCES references in them, and arguments over 100 KiB that are not
- * refs (they go with their call). */
+ * Not spilled: objects with more than AF_SPILL_REFERENCES references in them, arguments over 100 KiB that are not refs
+ * (they go with their call), and objects that another block counts since its value's buffers lie in them: a channel's
+ * slot, or a call, which is soon done. */
 #ifndef AF_SPILL_H
 #define AF_SPILL_H
 #include "af.h"

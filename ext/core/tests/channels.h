@@ -40,19 +40,30 @@ static inline void number_check(const struct af_client *client, af_off block, ui
   CHECK(af_block_is_live(client, block) && found == number, "a block holds %lu, not %lu", found, number);
 }
 
-enum way { INLINE = 0, INLINE_LONG, REFERRING, IN_BYTES, IN_OBJECT, WAYS };
+enum way { INLINE = 0, INLINE_LONG, REFERRING, IN_BYTES, IN_OBJECT, IN_ANOTHER, WAYS };
 static inline enum way way_of(uint64_t number) { return (enum way)(number % WAYS); }
+
+/* The block for a value in one: with the number, or with a reference to the object that has it. 0: it needs none. */
+static inline af_off block_make(struct af_client *client, uint64_t number) {
+  if (way_of(number) < IN_BYTES)
+    return 0;
+  if (way_of(number) != IN_ANOTHER)
+    return number_make(client, number, way_of(number) == IN_OBJECT);
+  af_off block = number_make(client, 0, false);
+  struct af_object *referring = AF_AT(client, struct af_object, block);
+  *(af_off *)(referring + 1) = number_make(client, number, true);
+  referring->references = 1;
+  return block;
+}
 
 /* Writes value `number`; the channel has room for it. */
 static inline void number_write(struct af_client *client, af_off channel, uint64_t number) {
   uint32_t references = 0, bytes = way_of(number) == INLINE_LONG ? SLOT_BYTES : sizeof number;
-  af_off block = 0, *place = (af_off *)(void *)af_channel_place(client, channel);
+  af_off block, *place = (af_off *)(void *)af_channel_place(client, channel);
   uint32_t outer = af_op_begin(client, AF_OP_CHANNEL);
   for (; way_of(number) == REFERRING && references < REFERENCES; references++)
     place[references] = number_make(client, number + references, false);
-  if (way_of(number) == IN_BYTES || way_of(number) == IN_OBJECT)
-    block = number_make(client, number, way_of(number) == IN_OBJECT);
-  else
+  if ((block = block_make(client, number)) == 0)
     memset(place + references, (int)(number & 0xff), bytes);
   if (block == 0)
     memcpy(place + references, &number, sizeof number);
@@ -67,8 +78,9 @@ static inline void number_read(struct af_client *client, af_off channel, uint32_
   CHECK_OK(af_channel_value(client, channel, end, &value));
   CHECK(value.format == number % 7, "value %lu has format %u", number, value.format);
   if (value.block != 0) {
-    CHECK(way_of(number) == IN_BYTES || way_of(number) == IN_OBJECT, "value %lu is in a block", number);
-    number_check(client, value.block, number);
+    CHECK(way_of(number) >= IN_BYTES, "value %lu is in a block", number);
+    struct af_object *block = AF_AT(client, struct af_object, value.block);
+    number_check(client, way_of(number) == IN_ANOTHER ? *(af_off *)(block + 1) : value.block, number);
   } else {
     memcpy(&found, value.data, sizeof found);
     CHECK(found == number, "value %lu instead of %lu", found, number);

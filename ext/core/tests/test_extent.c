@@ -122,6 +122,32 @@ static bool model_has_run(const struct model *model, uint32_t pages) {
   return false;
 }
 
+/* Every part of an object leads to it, if it may be so far behind its first page. */
+static void check_holding(const struct af_client *client, const struct model *model) {
+  for (uint32_t i = 0; i < model->count; i++) {
+    af_off block = model->live[i].block;
+    uint64_t pages = model->live[i].pages, middle = pages / 2 * AF_PAGE;
+    CHECK(af_extent_holding(client, block, 0) == block, "its first byte");
+    CHECK(af_extent_holding(client, block + middle + 1, pages / 2) == block, "one of its middle");
+    CHECK(af_extent_holding(client, block + pages * AF_PAGE - 1, pages - 1) == block, "its last one");
+    CHECK(pages == 1 || af_extent_holding(client, block + pages * AF_PAGE - 1, pages - 2) == 0, "too far behind");
+  }
+}
+
+static void test_holding(void) {
+  struct af_client node;
+  segment_make(&node, MIB, 0, 64 * AF_PAGE);
+  af_off before = object_make(&node, 3 * AF_PAGE), block = object_make(&node, 2 * AF_PAGE);
+  CHECK(af_extent_holding(&node, block + AF_PAGE, 100) == block, "not the one before it");
+  af_block_drop(&node, before);
+  CHECK(af_extent_holding(&node, block - 1, 100) == 0, "free");
+  CHECK(af_extent_holding(&node, block + 2 * AF_PAGE, 100) == 0, "not used yet");
+  CHECK(af_extent_holding(&node, node.header->objects - 1, 100) == 0, "before the store");
+  CHECK(af_extent_holding(&node, node.header->objects + 64 * AF_PAGE, 100) == 0, "behind it");
+  af_block_drop(&node, block);
+  af_segment_unmap(&node);
+}
+
 static void test_random(void) {
   struct af_client node;
   static struct model model;
@@ -145,8 +171,10 @@ static void test_random(void) {
       CHECK(!model_has_run(&model, pages), "%u pages were free", pages);
     }
     CHECK(bytes_used(&node) == (uint64_t)model.used * AF_PAGE, "used");
-    if (i % 100 == 0)
+    if (i % 100 == 0) {
       CHECK(af_extent_check(&node), "round %u", i);
+      check_holding(&node, &model);
+    }
   }
   while (model.count > 0)
     af_block_drop(&node, model.live[--model.count].block);
@@ -297,6 +325,7 @@ int main(void) {
   RUN(test_coalesce);
   RUN(test_warm_first);
   RUN(test_deep_bin);
+  RUN(test_holding);
   RUN(test_random);
   RUN(test_rebuild_after_death);
   RUN(test_free_while_locked);
