@@ -334,7 +334,8 @@ class End:
 
     @property
     def sleeps(self) -> int:
-        """How often it has slept so far (spinning was not enough)."""
+        """How often a thread, or an event loop, has gone to sleep so far while it waited for this end: spinning was not
+        enough."""
 
     @property
     def position(self) -> int:
@@ -365,9 +366,6 @@ class Reader(End):
 def take_or_ready(mailbox: Hold, timeout: float | None, ends: Sequence[End]) -> Call | int | None:
     """A call of the mailbox as take gives it (with `leave`), or the index of an end that is ready, in fair turns; waits
     for the first of them. None: as take, or time is over. ClosedError: the mailbox is."""
-
-def take_or_ready_sleeps() -> int:
-    """How often take_or_ready has slept in this process."""
 
 # -- streams ----------------------------------------------------------------------------------------------------------
 @final

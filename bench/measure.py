@@ -1,7 +1,7 @@
 """The ways to measure a workload: every system's operations go through the same loops.
 
 Each function returns samples by quantity: "time_s" and "cpu_s" in seconds per call, "memory_bytes" and
-"growth_bytes", "count".
+"growth_bytes", "count", "sleeps" per operation.
 """
 
 import asyncio
@@ -55,7 +55,13 @@ class Measurement:
         return ways[self.workload.measure]()
 
     def _calls(self) -> Samples:
-        return {"time_s": self._time_calls(self.workload.budget_s, self.workload.gap_s)}
+        sleeps = self.operation.sleeps
+        before = sleeps() if sleeps is not None else 0
+        samples = {"time_s": self._time_calls(self.workload.budget_s, self.workload.gap_s)}
+        if sleeps is not None:
+            operations = len(samples["time_s"]) * self.workload.operations_per_call
+            samples["sleeps"] = [(sleeps() - before) / operations]
+        return samples
 
     def _paced(self) -> Samples:
         root = os.getppid()

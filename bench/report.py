@@ -174,7 +174,7 @@ def _format_verdict(verdict: Verdict, unit: str) -> str:
 def format_value(value: float, unit: str) -> str:
     """Return a value with a readable unit: "s" as ns to s, "B" as kB to GB, "count" as it is."""
     if unit == "count":
-        return f"{value:,.0f}"
+        return f"{value:,.0f}" if value >= 10 or value == int(value) else f"{value:.2g}"
     scales = (1e-9, 1e-6, 1e-3, 1.0) if unit == "s" else (1.0, 1e3, 1e6, 1e9)
     names = ("ns", "us", "ms", "s") if unit == "s" else ("B", "kB", "MB", "GB")
     index = max([number for number, scale in enumerate(scales) if abs(value) >= scale], default=0)

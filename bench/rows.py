@@ -64,6 +64,10 @@ def _graph(key: str, what: str, factor: float, limit: str | None = None) -> Row:
     return Row(key, what, key, "p50", (AtLeast(factor, "ray"),), limit, _GRAPH_SYSTEMS)
 
 
+def _sleeps(key: str, what: str) -> Row:
+    return Row(f"{key}_sleeps", what, key, "p50", (), None, ("actorflow",), "sleeps", "count")
+
+
 def _limit(workload: str, what: str) -> Row:
     return Row(workload, what, workload, "p50", systems=("limit",))
 
@@ -270,6 +274,11 @@ _GRAPHS = (
     _graph("graph_chain_1mb", "the same, 1 MB array", 5),
     _graph("graph_pipeline", "compiled graph, 10 in flight through 2 stages", 10),
     _graph("graph_fan_out", "compiled graph, 1 to 4 and gather", 5),
+    _sleeps("graph_echo", "sleeps of all processes per execution: one actor, sync"),
+    _sleeps("graph_chain", "the same, chain of 3 actors"),
+    _sleeps("graph_chain_1mb", "the same, 1 MB array"),
+    _sleeps("graph_pipeline", "sleeps per execution: 10 in flight through 2 stages"),
+    _sleeps("graph_fan_out", "the same, 1 to 4 and gather"),
     Row(
         "graph_gloo",
         "compiled graph, 4 MB of float32 over an edge of gloo",

@@ -198,7 +198,7 @@ struct end {              /* of a channel: Writer or Reader */
   PyObject *pin;          /* holds the channel, beyond a detach too; NULL: closed here */
   af_off channel;
   struct end *previous, *following; /* session->ends */
-  uint64_t sleeps;        /* times that it slept */
+  uint64_t sleeps;        /* times that a thread or a loop that waited for it went to sleep */
   uint64_t position;      /* values that it wrote, or has used up */
   uint32_t number;        /* AF_CHANNEL_WRITER, or 1 + a reader's */
   uint32_t epoch;         /* of the process that claimed it, and its slot */

@@ -21,7 +21,7 @@ struct board {
   PyObject_HEAD
   struct session *session;
   struct entry *entries;
-  uint32_t room, first_free, fresh, pending; /* pending: cells and rooms watched */
+  uint32_t room, first_free, fresh, pending, ends; /* pending: cells and rooms watched; ends: of channels */
   uint8_t index;
   bool open;
 };
@@ -62,6 +62,7 @@ static PyObject *entry_end(struct board *self, uint32_t token) {
   self->entries[token] = (struct entry){.next_free = self->first_free};
   self->first_free = token;
   if (entry.kind == ENTRY_CELL || entry.kind == ENTRY_ROOM) self->pending--;
+  if (entry.kind == ENTRY_END) self->ends--;
   Py_DECREF(entry.watched);
   return entry.note;
 }
@@ -126,6 +127,7 @@ static PyObject *board_watch_end(PyObject *object, PyObject *args) {
   uint32_t token = entry_take(self);
   if (token == NO_TOKEN) { PyErr_SetString(hot.full, "tokens"); return NULL; }
   entry_set(self, token, ENTRY_END, watched, note);
+  self->ends++;
   hot_end_watch(end, watch_of(self, token));
   if (hot_end_look(end) != AF_EMPTY) af_ring(&self->session->client, watch_of(self, token));
   return PyLong_FromUnsignedLong(token);
@@ -231,11 +233,23 @@ static PyObject *board_poll(PyObject *object, PyObject *const *args, Py_ssize_t 
   return notes;
 }
 
+/* The loop goes to sleep: so does each end that it waits for. */
+static void ends_sleep(struct board *self) {
+  uint32_t left = self->ends;
+  for (uint32_t token = 1; left > 0 && token < self->fresh; token++) {
+    if (self->entries[token].kind != ENTRY_END) continue;
+    ((struct end *)self->entries[token].watched)->sleeps++;
+    left--;
+  }
+}
+
 static PyObject *board_arm(PyObject *object, PyObject *unused) {
   (void)unused;
   struct board *self = live_board(object);
   if (!self) return NULL;
-  return PyBool_FromLong(af_board_arm(&self->session->client, self->index, AF_SLEEP_LOOP));
+  bool armed = af_board_arm(&self->session->client, self->index, AF_SLEEP_LOOP);
+  if (armed) ends_sleep(self);
+  return PyBool_FromLong(armed);
 }
 
 static PyObject *board_disarm(PyObject *object, PyObject *unused) {

@@ -7,7 +7,6 @@
 
 #include <stdlib.h>
 
-static uint64_t sleeps; /* of this process */
 static Py_ssize_t turn; /* where to look first: after what was found last */
 
 struct serving {
@@ -64,7 +63,7 @@ static int sleep_on_board(struct serving *serving, struct end *const *ends, uint
   bool live = true, has_board = af_board_create(client, &board, &unused) == AF_OK;
   if (has_board) watch_all(serving, ends, af_watch_make(client->slot_index, client->epoch, board, 0));
   if (!look(serving, ends)) {
-    sleeps++;
+    for (Py_ssize_t i = 0; i < serving->count; i++) ends[i]->sleeps++;
     session_enter_wait(session);
     Py_BEGIN_ALLOW_THREADS
     status = sleep_once(client, has_board ? &board : NULL, limit_ns);
@@ -157,14 +156,8 @@ static PyObject *serve_take_or_ready(PyObject *module, PyObject *const *args, Py
   return found;
 }
 
-static PyObject *serve_sleeps(PyObject *module, PyObject *unused) {
-  (void)module, (void)unused;
-  return PyLong_FromUnsignedLongLong(sleeps);
-}
-
 static PyMethodDef functions[] = {
     {"take_or_ready", (PyCFunction)(void (*)(void))serve_take_or_ready, METH_FASTCALL, NULL},
-    {"take_or_ready_sleeps", serve_sleeps, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL},
 };
 

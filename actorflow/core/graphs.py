@@ -79,7 +79,10 @@ class MemberPlan(NamedTuple):
 
 
 class Timing(NamedTuple):
-    """How long one step took in one execution, in nanoseconds; `start_ns` of CLOCK_MONOTONIC: when it began to wait."""
+    """How long one step took in one execution, in nanoseconds; `start_ns` of CLOCK_MONOTONIC: when it began to wait.
+
+    `sleeps`: how often the member went to sleep meanwhile.
+    """
 
     execution: int
     operation: int
@@ -88,3 +91,4 @@ class Timing(NamedTuple):
     read_ns: int
     compute_ns: int
     write_ns: int
+    sleeps: int

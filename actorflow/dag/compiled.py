@@ -254,16 +254,32 @@ class CompiledGraph:
         """
         self._members.ask("record", self._name, True)
         try:
-            start_ns = monotonic_ns()
+            start_ns, slept = monotonic_ns(), self._slept()
             with self._lock:
                 given = self.execute(*args, **kwargs)
                 index = self._begun - 1
             result = [ref.get() for ref in given] if self._graph.is_list else given.get()
-            total_s = (monotonic_ns() - start_ns) * 1e-9
+            total_s, sleeps = (monotonic_ns() - start_ns) * 1e-9, self._slept() - slept
             steps = self._members.timings(self._graph, index, start_ns)
         finally:
             self._members.ask("record", self._name, False)
-        return Profile(result, total_s, steps)
+        return Profile(result, total_s, steps, sleeps)
+
+    def sleeps(self) -> int:
+        """How often this process or an actor has gone to sleep so far while it waited for another one of the graph.
+
+        Who waits looks first, for some microseconds, and then sleeps (on a futex; an event loop in its selector). With
+        a CPU for each process, executions one after the other need no sleep; one costs its waker a system call, and
+        tens of microseconds. Asks the actors; raises what ended the graph, once it has ended.
+        """
+        if self._end is not None:
+            raise self._find_end()
+        of_members: int = sum(self._members.ask("sleeps", self._name).values())
+        return self._slept() + of_members
+
+    def _slept(self) -> int:
+        """Of these, this process."""
+        return sum(end.sleeps for end in self._ends)
 
     # -- the end
 

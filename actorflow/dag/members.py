@@ -99,5 +99,7 @@ class Members:
 
 def _profiled(graph: Graph, actor: int, timing: Timing, start_ns: int) -> StepProfile:
     begin_ns = timing.start_ns + timing.wait_ns
+    label = graph.operations[timing.operation].label
     times = (begin_ns - start_ns, timing.wait_ns, timing.read_ns, timing.compute_ns, timing.write_ns)
-    return StepProfile(graph.operations[timing.operation].label, actor, *(time * 1e-9 for time in times))
+    start_s, wait_s, read_s, compute_s, write_s = (time * 1e-9 for time in times)
+    return StepProfile(label, actor, start_s, wait_s, read_s, compute_s, write_s, timing.sleeps)

@@ -130,6 +130,7 @@ class Member:
         self._executions = 0  # that are done
         self._timings: deque[Timing] | None = None  # where they are wanted
         self._free_since_ns = 0  # when the last timed step had ended
+        self._slept = 0  # how often it had slept by then
 
     def advance(self) -> _hot.End:
         """Runs the steps that can run now, at most to the end of an execution; returns the end to wait for (it may be
@@ -178,10 +179,16 @@ class Member:
 
     # -- being measured
 
+    @property
+    def sleeps(self) -> int:
+        """How often its thread, or its loop, has gone to sleep so far while it waited for the graph."""
+        return sum(end.sleeps for end in self._ends)
+
     def record(self, wanted: bool) -> None:
         """Notes from now on how long each step takes, or no more."""
         self._timings = deque(maxlen=MOST_TIMINGS) if wanted else None
         self._free_since_ns = 0
+        self._slept = self.sleeps
 
     def timings(self) -> list[Timing]:
         """What was noted."""
@@ -240,7 +247,10 @@ class Member:
         end_ns = monotonic_ns()
         free_ns, self._free_since_ns = self._free_since_ns or begin_ns, end_ns
         phases_ns = (begin_ns - free_ns, read_ns - begin_ns, computed_ns - read_ns, end_ns - computed_ns)
-        self._timings.append(Timing(self._executions, step.operation, free_ns, *phases_ns))
+        slept, self._slept = self._slept, self.sleeps
+        self._timings.append(
+            Timing(self._executions, step.operation, free_ns, *phases_ns, self._slept - slept)
+        )
 
     def _take(self, step: _Runnable) -> tuple[list[Any], Failure | None]:
         """The values of the step's places, and the first failure among them: everything is read all the same."""

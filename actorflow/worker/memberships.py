@@ -39,6 +39,8 @@ class Memberships:
             self._record(*request)
         if what == "timings":
             return self._timings(*request)
+        if what == "sleeps":
+            return self._sleeps(*request)
         return os.getpid()
 
     def _join(self, plan: MemberPlan, channels: Sequence[_hot.Hold]) -> None:
@@ -80,6 +82,9 @@ class Memberships:
 
     def _timings(self, graph: str) -> list[Timing]:
         return [timing for member in self._of(graph) for timing in member.timings()]
+
+    def _sleeps(self, graph: str) -> int:
+        return sum(member.sleeps for member in self._of(graph))
 
 
 def _tensors(module: str) -> Any:

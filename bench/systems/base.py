@@ -20,12 +20,14 @@ class Operation:
 
     `call` is measured; with `is_async` it makes an awaitable, and so does `after`. `after` gets what it
     returned, unmeasured; without it the result is dropped within the measured time, since giving a result
-    back is part of its cost. `close` frees what the operation holds.
+    back is part of its cost. `sleeps` gives how often processes at work for it have gone to sleep so far, where the
+    system tells that. `close` frees what the operation holds.
     """
 
     call: Callable[[], Any]
     is_async: bool = False
     after: Callable[[Any], Any] | None = None
+    sleeps: Callable[[], int] | None = None
     close: Callable[[], None] = _nothing
 
 

@@ -1,6 +1,7 @@
 """Operations on compiled graphs, by the names that Ray and actorflow share."""
 
 import importlib
+from collections.abc import Callable
 from typing import Any
 
 from bench import bodies
@@ -38,20 +39,30 @@ class GraphOperations(System):
         graph.teardown()
         self._kill(stages)
 
+    def _sleeps(self, graph: Any) -> Callable[[], int] | None:
+        """Ray's graphs do not tell."""
+        sleeps: Callable[[], int] | None = getattr(graph, "sleeps", None)
+        return sleeps
+
     def graph_chain(self, stages: int, size_bytes: int) -> Operation:
         """Each execution waits for the one before; `size_bytes` 0: two bytes."""
         members = self._stages(stages)
         graph, get = self._chain(members), self.api.get
         value = bodies.make_array(size_bytes) if size_bytes else bodies.SMALL
         return Operation(
-            lambda: get(graph.execute(value), timeout=GET_TIMEOUT_S), close=lambda: self._end(graph, members)
+            lambda: get(graph.execute(value), timeout=GET_TIMEOUT_S),
+            sleeps=self._sleeps(graph),
+            close=lambda: self._end(graph, members),
         )
 
     def graph_await(self) -> Operation:
         members = self._stages(1)
         graph = self._chain(members)
         return Operation(
-            lambda: graph.execute(bodies.SMALL), is_async=True, close=lambda: self._end(graph, members)
+            lambda: graph.execute(bodies.SMALL),
+            is_async=True,
+            sleeps=self._sleeps(graph),
+            close=lambda: self._end(graph, members),
         )
 
     def graph_pipeline(self, stages: int, in_flight: int) -> Operation:
@@ -63,7 +74,7 @@ class GraphOperations(System):
             for ref in refs:
                 get(ref, timeout=GET_TIMEOUT_S)
 
-        return Operation(run, close=lambda: self._end(graph, members))
+        return Operation(run, sleeps=self._sleeps(graph), close=lambda: self._end(graph, members))
 
     def graph_compile(self, stages: int) -> Operation:
         members = self._stages(stages)
@@ -87,6 +98,7 @@ class GraphOperations(System):
         graph, get = gathered.experimental_compile(), self.api.get
         return Operation(
             lambda: get(graph.execute(bodies.SMALL), timeout=GET_TIMEOUT_S),
+            sleeps=self._sleeps(graph),
             close=lambda: self._end(graph, members),
         )
 

@@ -67,9 +67,10 @@ def test_take_or_ready_is_woken_by_a_call_by_a_value_by_room_and_by_a_close() ->
     with closing(reader, writer):
         writer.write("fills the slot")
         for wake in wakes:
-            slept = _hot.take_or_ready_sleeps()
+            slept = reader.sleeps
             thread, outcome = in_thread(lambda: _hot.take_or_ready(mailbox, DEADLINE_S, (reader, writer)))
-            wait_until(lambda: _hot.take_or_ready_sleeps() > slept, DEADLINE_S, "it sleeps")  # noqa: B023
+            wait_until(lambda: reader.sleeps > slept, DEADLINE_S, "it sleeps")  # noqa: B023
+            assert writer.sleeps == reader.sleeps, "it waits for both"
             kept = wake()
             thread.join(DEADLINE_S)
             found += outcome

@@ -15,8 +15,11 @@ import pytest
 import actorflow as af
 from actorflow import dag
 from actorflow.dag import InputNode, MultiOutputNode
+from actorflow.errors import ChannelError
+from tests.conftest import wait_until
+from tests.system.channel_bodies import in_thread
 from tests.system.graph_bodies import PAUSE_S, AsyncStepper, Stepper
-from tests.system.graph_wiring import KINDS
+from tests.system.graph_wiring import BUSY_S, KINDS, chain
 
 pytestmark = pytest.mark.usefixtures("runtime")
 
@@ -338,5 +341,25 @@ def test_a_profile_says_where_the_time_went(kind: Any) -> None:
         assert profile.total_s >= PAUSE_S
         waited = profile.steps[2]
         assert waited.wait_s + waited.read_s >= PAUSE_S, "the last step waits for the one before"
+        assert waited.sleeps >= 1, "for longer than anybody looks"
+        assert profile.sleeps >= 1
         assert str(profile).splitlines()[2].startswith(paused.label)
         assert af.get(graph.execute(1)) == 1
+
+
+@KINDS
+def test_sleeps_are_counted_in_every_process(kind: Any) -> None:
+    idle, slow = kind.remote(), AsyncStepper.remote()
+    with chain(idle.echo, slow.wait_open) as graph:
+        wait_until(lambda: graph.sleeps() > 0, BUSY_S, "an actor that has nothing to do sleeps")
+        driver, outcome = in_thread(lambda: graph.profile(1))
+        wait_until(lambda: graph._slept() > 0, BUSY_S, "who waits for the result sleeps")
+        assert graph.sleeps() > graph._slept()
+        af.get(slow.let_go.remote())
+        driver.join(BUSY_S)
+        (profile,) = outcome
+        assert profile.sleeps >= 1
+        slept = graph.sleeps()
+    with pytest.raises(ChannelError, match="torn down"):
+        graph.sleeps()
+    assert slept >= profile.sleeps + sum(step.sleeps for step in profile.steps)
