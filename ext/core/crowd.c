@@ -68,7 +68,8 @@ static void long_yield(struct af_client *client, uint64_t now) {
     stay(client, CROWDED_LEAST_MS, now);
 }
 
-/* At the end of a crowded time the first who comes looks again; the others take it as over meanwhile. */
+/* At the end of a crowded time the first who comes looks again; the others take it as over meanwhile. After the longest
+ * time no look will do: only a long yield begins another one. */
 bool af_crowded(const struct af_client *client, uint64_t now) {
   uint64_t until = relaxed(&client->crowded_until_ns);
   if (now < until)
@@ -77,7 +78,8 @@ bool af_crowded(const struct af_client *client, uint64_t now) {
   if (ms == 0 || relaxed(&client->crowd_seen_ns) == until)
     return false;
   atomic_store_explicit(&hints_of(client)->crowd_seen_ns, until, memory_order_relaxed);
-  if (!crowded_lately(client, ms, now) || !too_many_run())
+  bool is_look_due = crowded_lately(client, ms, now) && ms < CROWDED_MOST_MS;
+  if (!is_look_due || !too_many_run())
     return false;
   stay(hints_of(client), doubled(ms), now);
   return true;

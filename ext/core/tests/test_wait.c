@@ -1,5 +1,6 @@
 /* test_wait.c - boards, their wakes and what a lost one costs; spins, futexes, the node's state. */
 #include "calls.h"
+#include "crowd.h"
 
 #include <poll.h>
 #include <sched.h>
@@ -248,6 +249,33 @@ static void test_spin(void) {
   af_segment_unmap(&node);
 }
 
+static void *compute(void *stopped) {
+  while (!atomic_load_explicit((_Atomic bool *)stopped, memory_order_relaxed))
+    ;
+  return NULL;
+}
+
+/* Whatever the kernel counts then: it may count those who only wait for each other. */
+static void test_the_longest_crowd_ends_without_a_look(void) {
+  struct af_client node;
+  pthread_t threads[64];
+  _Atomic bool stopped = false;
+  long cpus = sysconf(_SC_NPROCESSORS_ONLN), count = cpus < 63 ? cpus + 1 : 64;
+  segment_make(&node, 8 * MIB, MIB, 0);
+  for (long i = 0; i < count; i++)
+    pthread_create(&threads[i], NULL, compute, &stopped);
+  uint64_t now = af_now_ns();
+  node.crowded_ms = 640;
+  node.crowded_until_ns = now + 1;
+  CHECK(af_crowded(&node, now), "until then");
+  CHECK(!af_crowded(&node, now + 1), "then it is over");
+  CHECK(!af_crowded(&node, now + 2), "and stays so");
+  stopped = true;
+  for (long i = 0; i < count; i++)
+    pthread_join(threads[i], NULL);
+  af_segment_unmap(&node);
+}
+
 static void nothing(int signal) { (void)signal; }
 
 /* A signal ends a sleep, so that the caller can run its handlers. */
@@ -311,6 +339,7 @@ int main(void) {
   RUN(test_full_socket);
   RUN(test_no_ring_is_lost);
   RUN(test_spin);
+  RUN(test_the_longest_crowd_ends_without_a_look);
   RUN(test_interrupted);
   RUN(test_node_check);
   return 0;
