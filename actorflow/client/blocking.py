@@ -89,13 +89,13 @@ def get_many(references: list[Any], timeout: float | None = None) -> list[Any]:
         raise node_error() from None
 
 
-def get_briefly(references: list[Any]) -> list[Any]:
-    """As get_many, for answers that take a moment: a running loop may wait for them."""
+def get_briefly(references: list[Any], timeout: float | None = None) -> list[Any]:
+    """As get_many, for answers that take a moment: a running loop may wait for them. TimeoutError."""
     unfinished = [reference for reference in references if not reference.is_done()]
     if unfinished and _raise_if_deadlock is not None:
         _raise_if_deadlock(unfinished, len(unfinished))
     try:
-        return _hot.get_many(references)
+        return _hot.get_many(references, timeout)
     except _hot.CircularWaitError as found:
         raise circular(found) from None
     except _hot.NodeGoneError:

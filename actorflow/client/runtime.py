@@ -32,7 +32,7 @@ from actorflow.shm.process import process_state
 from actorflow.wire import failures, pickling
 
 _log = logging.getLogger("actorflow")
-SILENCE_S = 5.0  # of the node, after which a process that waits for its answer says so
+SILENCE_S = 5.0  # of who should answer in a moment, after which a process that waits for it looks into that
 
 
 class Role(enum.Enum):

@@ -34,7 +34,7 @@ from actorflow.wire import failures
 
 SLOTS_BYTES = 100 * 1024  # of a channel: what the core allows, less what each slot needs besides
 SLOT_OVERHEAD_BYTES = 64
-GROUP_TIMEOUT_S = 600.0  # a death is seen at once; this is for a member that is stopped, or busy with a call
+GROUP_TIMEOUT_S = 600.0  # a death is seen at once; this is for a member that is busy with a call
 
 _numbers = itertools.count(1)
 
@@ -65,7 +65,8 @@ class CompiledGraph:
             graph, self._name, options.max_inflight_executions, communicator_of(options)
         )
         self._signature = Signature(graph.accesses)
-        self._members = Members(self._name, {actor: self._handles[actor] for actor in self._plan.members})
+        handles = {actor: self._handles[actor] for actor in self._plan.members}
+        self._members = Members(self._name, graph.label, handles)
         try:
             self._wire()
         except BaseException:
@@ -87,7 +88,7 @@ class CompiledGraph:
         self._ends += [writer for _, writer in self._inputs]
         if self._graph.accesses == (None,):
             self._whole_writer = self._inputs[0][1]
-        end_of_this = _end_finder(weakref.ref(self))
+        end_of_this = _end_finder(weakref.ref(self), self._graph.label)
         copies = [self._plan.outputs.count(index) for index in range(len(self._plan.results))]
         for end, count in zip(self._plan.results, copies, strict=True):
             reader = _hot.Reader(channels[end.channel], end.reader)
@@ -96,6 +97,8 @@ class CompiledGraph:
             most = self._options.max_buffered_results
             self._streams.append(ResultStream(reader, label, count, most, end_of_this))
         self._only_stream = None if self._graph.is_list else self._streams[0]
+        if self._plan.groups:
+            self._members.ask("pid")  # one that is stopped would have the others wait for it
         for group in self._plan.groups:
             actors, ranks = self._actors_of(group), range(len(group.actors))
             forming.form(actors, ranks, group.backend, group.name, GROUP_TIMEOUT_S)
@@ -323,13 +326,13 @@ class CompiledGraph:
         self.teardown()
 
 
-def _end_finder(graph: weakref.ref[CompiledGraph]) -> Callable[[], BaseException]:
+def _end_finder(graph: weakref.ref[CompiledGraph], label: str) -> Callable[[], BaseException]:
     """What a graph's streams call when they find their channel closed; they do not keep it alive."""
 
     def find() -> BaseException:
         alive = graph()
         if alive is None:
-            return ChannelError(channel="compiled graph", reason="nobody holds the graph any more")
+            return ChannelError(channel=label, reason="nobody holds the graph any more")
         return alive._find_end()
 
     return find

@@ -13,10 +13,14 @@ from typing import Any
 import pytest
 
 import actorflow as af
-from actorflow.dag import CompiledGraph, InputNode
+from actorflow import _hot
+from actorflow.dag import CompiledGraph, InputNode, members
+from actorflow.shm.store import Role, Store
 from tests.conftest import wait_until
-from tests.system.graph_bodies import AsyncStepper, Restarting, Stepper
+from tests.system.graph_bodies import PAUSE_S, AsyncStepper, Restarting, Stepper
 from tests.system.graph_wiring import BUSY_S, KINDS, chain, one_step
+
+CHANNEL = 12  # AF_KIND_CHANNEL of ext/core/af.h
 
 pytestmark = pytest.mark.usefixtures("runtime")
 
@@ -26,6 +30,12 @@ def killed(handle: Any) -> int:
     pid: int = af.get(handle.pid())
     os.kill(pid, signal.SIGKILL)
     return pid
+
+
+def channels_of_workers() -> int:
+    """How many ends of channels they have."""
+    store = Store(_hot.client_address())
+    return sum(hold.kind == CHANNEL for slot in store.slots(Role.WORKER) for hold in store.holds(slot.number))
 
 
 def run_many(graph: CompiledGraph) -> None:
@@ -40,6 +50,49 @@ def test_an_actor_that_is_dead_before() -> None:
     with pytest.raises(af.ActorDiedError, match="killed on request"):
         chain(other.echo, dead.echo)
     assert af.get(other.add(1)) == 1
+
+
+@pytest.mark.parametrize("place", [0, 1, 2], ids=["first", "middle", "last"])
+def test_a_graph_that_cannot_be_compiled_is_left_by_those_who_had_joined(place: int) -> None:
+    others, dead = [Stepper.remote() for _ in range(2)], Stepper.remote()
+    af.kill(dead)
+    with pytest.raises(af.ActorDiedError):
+        chain(*(actor.echo for actor in [*others[:place], dead, *others[place:]]))
+    wait_until(lambda: not channels_of_workers(), BUSY_S, "nobody has an end of a channel any more")
+    assert af.get([other.add(1) for other in others]) == [1, 1]
+
+
+def test_an_actor_that_is_stopped_while_a_graph_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(members, "SILENCE_S", 0.1)
+    stopped, other = Stepper.remote(), Stepper.remote()
+    pid = af.get(stopped.pid())
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        with pytest.raises(af.exceptions.ChannelTimeoutError, match=rf"actor Steps .*pid {pid}\) is stopped"):
+            chain(other.echo, stopped.echo, other.echo)
+        assert af.get(other.add(1)) == 1
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    wait_until(lambda: not channels_of_workers(), BUSY_S, "nobody has an end of a channel any more")
+    with chain(other.echo, stopped.echo) as graph:
+        assert af.get(graph.execute(1)) == 1
+        assert channels_of_workers() > 0
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            with pytest.raises(af.exceptions.ChannelTimeoutError, match=f"pid {pid}"):
+                graph.sleeps()
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        assert af.get(graph.execute(2)) == 2
+
+
+def test_an_actor_that_is_busy_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(members, "SILENCE_S", PAUSE_S / 10)
+    busy = Stepper.remote()
+    pausing = busy.pause(1)
+    with chain(busy.echo) as graph:
+        assert af.get(graph.execute(1)) == 1
+    assert af.get(pausing) == 1
 
 
 def test_an_actor_whose_constructor_raises() -> None:
@@ -96,9 +149,8 @@ def test_an_actor_that_dies_while_it_waits(kind: Any, place: int) -> None:
 def test_an_actor_that_dies_in_a_step(kind: Any, place: int) -> None:
     actors = [kind.remote() for _ in range(3)]
     graph = chain(*(actor.die_at if index == place else actor.echo for index, actor in enumerate(actors)))
-    refs = [graph.execute(number) for number in (1, -1, 2, 3)]
-    with pytest.raises(af.ActorDiedError, match="its process exited"):
-        af.get(refs, timeout=BUSY_S)
+    with pytest.raises(af.ActorDiedError, match="its process exited"):  # perhaps before the last have begun
+        af.get([graph.execute(number) for number in (1, -1, 2, 3)], timeout=BUSY_S)
     for index in {0, 1, 2} - {place}:
         assert af.get(actors[index].add(index)) == index
 
