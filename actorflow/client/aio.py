@@ -14,6 +14,7 @@ from typing import Any
 
 from actorflow import config, errors
 from actorflow.client import objects
+from actorflow.client.once import ReadOnce
 from actorflow.client.refs import ObjectRef
 from actorflow.client.waiting import current_port
 
@@ -27,23 +28,32 @@ async def put(value: Any) -> ObjectRef[Any]:
     return objects.put(value)
 
 
-async def get(refs: ObjectRef[Any] | list[ObjectRef[Any]], *, timeout: float | None = None) -> Any:
+async def get(
+    refs: objects.Gettable | list[ObjectRef[Any]] | list[ReadOnce], *, timeout: float | None = None
+) -> Any:
     """As `af.get`."""
     if timeout is not None:
         objects.check_timeout(timeout)
-    many = [refs] if isinstance(refs, ObjectRef) else _checked(refs)
-    values = []
+    is_one = isinstance(refs, ObjectRef | ReadOnce)
+    many: list[Any] = [refs] if is_one else _checked(refs, ReadOnce)
+    values: list[Any] = []
     try:
         async with asyncio.timeout(timeout) as limit:
             for ref in many:
+                if timeout == 0 and isinstance(ref, ReadOnce):
+                    values.append(ref.get(0))
+                    continue
                 if timeout == 0 and not ref.is_done():
                     raise _late(many, timeout)
                 values.append(await ref)
     except TimeoutError:
         if not limit.expired():  # a call's own
             raise
-        raise _late(many, timeout) from None
-    return values[0] if isinstance(refs, ObjectRef) else values
+        waited_for = many[len(values)]
+        raise (
+            waited_for.late(timeout) if isinstance(waited_for, ReadOnce) else _late(many, timeout)
+        ) from None
+    return values[0] if is_one else values
 
 
 async def wait(
@@ -112,15 +122,15 @@ async def as_completed(
             port.remove_done_callback(ref, done.put_nowait)
 
 
-def _checked(refs: Any) -> list[Any]:
+def _checked(refs: Any, *others: type) -> list[Any]:
     if not isinstance(refs, list):
         raise ValueError(f"get() takes an ObjectRef or a list of them, not {type(refs).__name__}")
-    objects.check_items(refs, ValueError)
+    objects.check_items([ref for ref in refs if not isinstance(ref, others)], ValueError)
     return refs
 
 
 def _late(refs: list[Any], timeout: float | None) -> errors.GetTimeoutError:
-    pending = sum(not ref.is_done() for ref in refs) or 1  # which lies on disk
+    pending = sum(isinstance(ref, ObjectRef) and not ref.is_done() for ref in refs) or 1  # which lies on disk
     return errors.GetTimeoutError(timeout_s=timeout or 0.0, pending=pending, total=len(refs))
 
 

@@ -146,6 +146,8 @@ def _needs_look() -> bool:
 
 def before_blocking(references: Sequence[_hot.Reference], count: int, timeout: float | None) -> None:
     """The two mistakes, looked for where `count` of the references are needed."""
+    if not all(isinstance(reference, _hot.Reference) for reference in references):
+        return  # the core refuses what is no reference
     unfinished = [reference for reference in references if not reference.is_done()]
     missing = count - (len(references) - len(unfinished))
     if missing <= 0 or (timeout is not None and timeout <= 0):

@@ -72,6 +72,11 @@ def get(refs: Gettable | list[ObjectRef[Any]] | list[ReadOnce], *, timeout: floa
 def check_items(refs: list[Any], kind: type[Exception]) -> None:
     """Raises `kind`, naming the item, where a list holds something that is not a ref."""
     for index, ref in enumerate(refs):
+        if isinstance(ref, ReadOnce):
+            raise kind(
+                f"item {index} of the list is {ref!r}, which is read once: await it, or give it to get or to "
+                "asyncio.gather"
+            )
         if not isinstance(ref, ObjectRef):
             raise kind(f"item {index} of the list is {_described(ref)}, not an ObjectRef")
 

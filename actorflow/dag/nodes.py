@@ -68,8 +68,8 @@ class DAGNode:
         """Wires the graph that ends here once, so that executions need no calls. Options: see GraphOptions.
 
         Waits until every actor has taken its part. Raises ValueError for a graph that cannot be compiled (unused or
-        unfed nodes, a GPU transport from or to the driver), ActorDiedError, ChannelTimeoutError where an actor's process
-        is stopped; TypeError and ValueError for options. Then no actor is in the graph.
+        unfed nodes, a GPU transport from or to the driver), ActorDiedError; ChannelTimeoutError where the process of
+        an actor is stopped; TypeError and ValueError for options. After an error no actor is in the graph.
         """
         checked = GraphOptions(**options)
         graph, methods = _described(self)

@@ -71,7 +71,7 @@ class ResultStream:
             return self.hand_out(mark)
         deadline = None if timeout is None else monotonic() + timeout
         if not (self._lock.acquire() if timeout is None else self._lock.acquire(timeout=timeout)):
-            raise self._late(timeout)
+            raise self.late(timeout)
         try:
             self._refuse_reentry()
             self._is_reading = (
@@ -270,9 +270,10 @@ class ResultStream:
         except (ActorflowError, MemoryError) as error:  # what was written, or loading it, raised
             return False, error.with_traceback(None)  # whose frames will keep it, and what waits for it
         except TimeoutError:
-            raise self._late(timeout) from None
+            raise self.late(timeout) from None
 
-    def _late(self, timeout: float | None) -> ChannelTimeoutError:
+    def late(self, timeout: float | None) -> ChannelTimeoutError:
+        """The error for who has waited for so long."""
         return ChannelTimeoutError(channel=self._label, reason=f"no result within {timeout or 0.0:.3g} s")
 
     # -- in event loops
@@ -361,6 +362,9 @@ class CompiledRef(ReadOnce):
         if mark is None:
             self._refuse_again()
         return self._given(mark, self._stream.get(mark, timeout))
+
+    def late(self, timeout: float | None) -> ChannelTimeoutError:
+        return self._stream.late(timeout)
 
     def _given(self, mark: _Mark, result: Outcome) -> Any:
         self._mark = None

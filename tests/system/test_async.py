@@ -212,7 +212,7 @@ def test_aio(run: Run) -> None:
                 await af.aio.get([refs[0], late], timeout=timeout)
             assert await af.aio.wait([late, refs[0]], num_returns=2, timeout=timeout) == ([refs[0]], [late])
         with pytest.raises(ValueError, match="ObjectRef"):
-            await af.aio.get([1])  # type: ignore[list-item]
+            await af.aio.get([1])  # type: ignore[arg-type]
         with pytest.raises(ValueError, match="twice"):
             await af.aio.wait([late, late])
         await gate.open.remote()

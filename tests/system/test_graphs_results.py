@@ -8,13 +8,15 @@ import os
 import signal
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import pytest
 
 import actorflow as af
 from actorflow.dag import InputNode, MultiOutputNode
+from tests.system.graph_bodies import Stepper
+from tests.system.graph_wiring import chain
 
 pytestmark = pytest.mark.usefixtures("runtime")
 TIMEOUT_S = 20
@@ -270,3 +272,67 @@ def test_a_failed_result_keeps_nothing(reads: list[int]) -> None:
         assert alive() is None
     finally:
         gc.enable()
+
+
+# -- what takes results, and what refuses them
+
+
+async def test_asyncio_takes_results_where_it_takes_awaitables() -> None:
+    with chain(Stepper.remote().echo) as graph:
+        assert list(await asyncio.gather(graph.execute(1), graph.execute(2))) == [1, 2]
+        assert await asyncio.wait_for(graph.execute(3), TIMEOUT_S) == 3
+        assert await asyncio.shield(graph.execute(4)) == 4
+        assert await asyncio.ensure_future(graph.execute(5)) == 5
+        each = asyncio.as_completed([graph.execute(number) for number in (6, 7)])
+        assert {await value for value in each} == {6, 7}
+        done, _ = await asyncio.wait([asyncio.ensure_future(graph.execute(8))])
+        assert [task.result() for task in done] == [8]
+        with pytest.raises(TypeError, match=r"echo.*asyncio\.ensure_future"):
+            await asyncio.wait([graph.execute(9)])
+        assert await graph.execute(10) == 10
+
+
+async def test_aio_get_takes_results() -> None:
+    actor = Gate.remote()
+    with chain(actor.pass_on) as graph:
+        ref, late = graph.execute(1), graph.execute(2)
+        with pytest.raises(af.exceptions.ChannelTimeoutError, match="pass_on"):
+            await af.aio.get(ref, timeout=0)
+        with pytest.raises(af.exceptions.ChannelTimeoutError, match=r"no result within 0\.01 s"):
+            await af.aio.get([af.put(0), ref], timeout=0.01)
+        await actor.open.remote()
+        assert await af.aio.get(ref, timeout=TIMEOUT_S) == 1
+        await actor.open.remote()
+        assert await af.aio.get([af.put(0), late]) == [0, 2]
+        with pytest.raises(ValueError, match="read before"):
+            await af.aio.get(late)
+
+
+async def first_of(items: AsyncIterator[Any]) -> Any:
+    return await anext(items)
+
+
+@pytest.mark.parametrize(
+    ("take", "kind"),
+    [
+        (lambda ref: af.wait([ref]), TypeError),
+        (lambda ref: af.wait([af.put(1), ref], num_returns=2), TypeError),
+        (lambda ref: list(af.util.as_completed([ref])), TypeError),
+        (lambda ref: asyncio.run(af.aio.wait([ref])), TypeError),
+        (lambda ref: asyncio.run(af.gather(ref)), ValueError),
+        (lambda ref: asyncio.run(first_of(af.as_completed([ref]))), ValueError),
+    ],
+)
+def test_what_waits_for_several_refs_says_what_to_do_with_results(take: Any, kind: type[Exception]) -> None:
+    with chain(Stepper.remote().echo) as graph:
+        ref = graph.execute(1)
+        with pytest.raises(kind, match=r"CompiledRef.*echo.*read once: await it, or give it to get"):
+            take(ref)
+        assert af.get(ref) == 1
+
+
+async def test_waits_in_a_loop_name_what_is_no_ref() -> None:
+    with pytest.raises(TypeError, match="int 1, not an ObjectRef"):
+        af.wait([1])
+    with pytest.raises(ValueError, match="int 1, not an ObjectRef"):
+        af.get([1])  # type: ignore[arg-type]
