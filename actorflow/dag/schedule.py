@@ -76,7 +76,7 @@ class _Planning:
         self._graph = graph
         self._name = name
         self._slots = slots
-        self._groups = Groups(name, communicator)
+        self._groups = Groups(f"{graph.label} ({name})", communicator)
         self._order = order(graph.operations)
         self._channels: list[Channel] = []
         self._of_source: dict[Source, int] = {}  # the channel that carries it

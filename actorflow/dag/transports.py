@@ -27,7 +27,10 @@ class Group:
 
 
 class Groups:
-    """The groups of one graph. `communicator`: what makes those for which no other was named, or None."""
+    """The groups of one graph.
+
+    `graph`: what they are named after; `communicator`: what makes those for which no other was named, or None.
+    """
 
     def __init__(self, graph: str, communicator: Any) -> None:
         self._graph = graph
@@ -69,7 +72,7 @@ class Groups:
 
     def _new(self, transport: TensorTransport, actors: tuple[int, ...]) -> Group:
         backend = transport.communicator or self._communicator or transport.kind
-        return Group(f"graph {self._graph}, {transport.kind} {len(self._made)}", backend, actors)
+        return Group(f"{self._graph}, {transport.kind} {len(self._made)}", backend, actors)
 
 
 def _is_by_group(transport: TensorTransport, writer: int, readers: tuple[int, ...]) -> bool:
