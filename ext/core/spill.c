@@ -134,6 +134,15 @@ static uint32_t candidate_insert(const struct af_client *node, struct af_spill_c
   return count;
 }
 
+/* Nobody but its cell counts it: not a view, or a block with buffers in it, that has outlived its cell's value. */
+static bool is_idle(const struct af_client *node, af_off block) {
+  const struct af_object *object = object_at(node, block);
+  af_off cell = __atomic_load_n(&object->cell, __ATOMIC_ACQUIRE); /* SYNC POINT owner */
+  return atomic_load_explicit(&object->block.count, memory_order_relaxed) == 1 && cell != 0 &&
+         af_block_find(node, cell, object->cell_generation, AF_KIND_CELL) == AF_OK &&
+         af_value_word(node, cell) == block;
+}
+
 /* Without the lock: what is read here may be about to change, and af_spill_begin looks again. */
 uint32_t af_spill_pick(struct af_client *node, struct af_spill_candidate *candidates, uint32_t most, uint64_t least,
                        bool written) {
@@ -148,9 +157,8 @@ uint32_t af_spill_pick(struct af_client *node, struct af_spill_candidate *candid
     }
     af_off block = header->objects + page * AF_PAGE;
     struct af_object *object = object_at(node, block);
-    if (!af_extent_used(word) || (uint64_t)pages * AF_PAGE < least || __atomic_load_n(&object->cell, __ATOMIC_ACQUIRE) == 0 || /* SYNC POINT owner */
-        object->references > AF_SPILL_REFERENCES || (written && object->copy == 0) ||
-        atomic_load_explicit(&object->block.count, memory_order_relaxed) != 1)
+    if (!af_extent_used(word) || (uint64_t)pages * AF_PAGE < least || !is_idle(node, block) ||
+        object->references > AF_SPILL_REFERENCES || (written && object->copy == 0))
       continue;
     struct af_spill_candidate candidate = {block, af_block_generation(node, block),
                                            __atomic_load_n(&object->used, __ATOMIC_RELAXED),

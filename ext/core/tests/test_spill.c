@@ -143,6 +143,7 @@ static void test_view_outlives_its_place(void) {
   CHECK_OK(af_value_hold(&node, cell, &block, &is_spilled, &view)); /* comes while it is being written */
   CHECK_OK(af_spill_commit(&node, &pins, &spilled));
   CHECK(!is_spilled && node.header->object_bytes_used != 0, "the view keeps it");
+  CHECK(af_spill_pick(&node, &candidate, 1, 0, false) == 0, "and nothing is gained by writing it again");
   books_right(&node);
   restore(&node, spilled, disk);
   books_right(&node);
