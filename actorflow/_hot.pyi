@@ -315,7 +315,7 @@ CHANNEL_BROKEN: Final = 2  # a process at one of its ends died
 def channel_create(slots: int, slot_bytes: int, readers: int) -> Hold:
     """A channel from one writer to `readers` (1 to 64) readers. Values of up to `slot_bytes` lie in its slots, which
     take 120 KiB at most together (ValueError); a larger one, or one with out-of-band buffers, lies in a block of its
-    own, from 100 KiB on in the object store."""
+    own, from 100 KiB on in the object store. Buffers that are views into the store stay where they are."""
 
 class End:
     """An end of a channel, of this process for ever and of one thread at a time (RuntimeError: another one uses it).

@@ -22,12 +22,14 @@ static bool begins_object(const struct af_buffer *buffers, Py_ssize_t i) {
   return buffers[i].object && (i == 0 || buffers[i - 1].object != buffers[i].object);
 }
 
-/* The buffer as a part of the object that it lies in; of none: `object` is 0. */
-static struct af_buffer stored_buffer(const struct af_client *client, const Py_buffer *view, uint64_t most_pages) {
+/* The buffer as a part of the object that it lies in; of none: `object` is 0. It may be the one of `neighbour`. */
+static struct af_buffer stored_buffer(const struct af_client *client, const Py_buffer *view, af_off neighbour,
+                                      uint64_t most_pages) {
   struct af_buffer buffer = {.bytes = (uint64_t)view->len};
   uint64_t place = (uint64_t)((uintptr_t)view->buf - (uintptr_t)client->view); /* huge, where it lies before */
-  if (view->len > 0 && place < client->size_bytes)
-    buffer.object = af_extent_holding(client, place, most_pages);
+  if (view->len == 0 || place >= client->size_bytes) return buffer;
+  bool is_beside = neighbour && place - neighbour < af_extent_bytes(client, neighbour);
+  buffer.object = is_beside ? neighbour : af_extent_holding(client, place, most_pages);
   if (buffer.object) buffer.offset = place - buffer.object;
   return buffer;
 }
@@ -49,7 +51,8 @@ static int plan_buffers(const struct af_client *client, const struct packed *pac
   /* What may be referred to is half of its object, so that does not begin farther off than all of it is long. */
   uint64_t most_pages = packed->bytes / AF_PAGE + 1;
   for (Py_ssize_t i = 0; i < packed->buffer_count; i++) {
-    if (packed->refers) plan->buffers[i] = stored_buffer(client, &packed->views[i], most_pages);
+    af_off neighbour = i > 0 ? plan->buffers[i - 1].object : 0;
+    if (packed->refers) plan->buffers[i] = stored_buffer(client, &packed->views[i], neighbour, most_pages);
     else plan->buffers[i].bytes = (uint64_t)packed->views[i].len;
   }
   weigh(client, plan->buffers, packed->buffer_count);

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -11,7 +12,15 @@ import pytest
 
 import actorflow as af
 from actorflow.collective import groups
-from actorflow.dag import InputNode, MultiOutputNode, allgather, allreduce, broadcast, reducescatter
+from actorflow.dag import (
+    InputNode,
+    MultiOutputNode,
+    allgather,
+    allreduce,
+    broadcast,
+    members,
+    reducescatter,
+)
 from actorflow.util.collective import CollectiveError, ReduceOp
 from tests.conftest import wait_until
 from tests.system.conftest import stored_bytes
@@ -350,6 +359,21 @@ def test_a_graph_whose_group_cannot_be_formed(stages: list[Any]) -> None:
     af.kill(dead)
     with pytest.raises(af.ActorDiedError):
         pipeline([stages[0], dead], "gloo").experimental_compile()
+
+
+def test_a_stopped_member_is_named_before_the_others_wait_for_it(
+    stages: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(members, "SILENCE_S", 0.1)
+    pid = af.get(stages[1].pid.remote())
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        with pytest.raises(af.exceptions.ChannelTimeoutError, match=rf"pid {pid}\) is stopped"):
+            pipeline(stages, "gloo").experimental_compile()
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    with pipeline(stages, "gloo").experimental_compile() as graph:
+        assert af.get(graph.execute(3)) == 18
 
 
 def test_own_communicators_for_the_whole_graph(stages: list[Any]) -> None:
