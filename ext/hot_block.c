@@ -2,9 +2,10 @@
  *
  * A buffer that lies in the object store already, because the value holds a view that was read there, need not be
  * copied: the new block refers to the object that has the bytes, and counts it. Values never change, so nobody can tell.
- * That is for what is read soon and then gone (`refers`: a channel's slot, a call's arguments), since an object that
- * another block counts cannot be spilled; results and put values, which may lie for long, are copied. And only where the
- * value needs half of that object at least: a small part would keep the whole of it in memory. */
+ * That is for what is read soon and then gone (`refers`: a channel's slot; a call's arguments, while the store is half
+ * empty), since an object that another block counts cannot be spilled; results and put values, which may lie for long,
+ * are copied. And only where the value needs half of that object at least: a small part would keep the whole of it in
+ * memory. */
 #include "hot.h"
 
 #include <stdlib.h>

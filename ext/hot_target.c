@@ -239,13 +239,19 @@ static PyObject *send_call(struct target *self, struct session *session, struct 
   return results(out, reference, returns);
 }
 
+/* Calls may wait for long, and what their arguments refer to cannot be spilled meanwhile: never the most of the store. */
+static bool is_half_empty(const struct session *session) {
+  const struct af_header *header = session->client.header;
+  return atomic_load_explicit(&header->object_bytes_used, memory_order_relaxed) < header->page_count * AF_PAGE / 2;
+}
+
 static int pack_call(struct session *session, struct outgoing *out, PyObject *args, PyObject *kwargs) {
   if (!PyTuple_Check(args)) { PyErr_SetString(PyExc_TypeError, "args must be a tuple"); return -1; }
   if (kwargs == Py_None) kwargs = NULL;
   if (kwargs && !PyDict_Check(kwargs)) { PyErr_SetString(PyExc_TypeError, "kwargs must be a dict or None"); return -1; }
   if (hot_pack_arguments(&out->packed, args, kwargs) < 0) return -1;
   if (!out->packed.buffer_count && out->packed.bytes <= HOT_CELL_BYTES) return 0;
-  out->packed.refers = true;
+  out->packed.refers = is_half_empty(session);
   return hot_pack_block(session, &out->packed, NULL, 0, &out->block, &out->block_index);
 }
 

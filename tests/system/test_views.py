@@ -20,7 +20,7 @@ from actorflow import _hot, config
 from actorflow.dag import CompiledGraph
 from actorflow.errors import ActorDiedError
 from tests.system.channel_bodies import DEADLINE_S, SLOT_BYTES, closing
-from tests.system.conftest import stored_bytes
+from tests.system.conftest import STORE_BYTES, stored_bytes
 from tests.system.graph_wiring import chain
 
 PAGE_BYTES = 4096
@@ -255,6 +255,15 @@ def test_an_argument_that_lies_in_the_store_is_not_copied() -> None:
     assert stored_bytes() == before
     del view, reference
     assert af.get(keeper.keep.remote(numbers(10)), timeout=DEADLINE_S) == 45
+
+
+def test_an_argument_is_copied_while_the_store_is_more_than_half_full() -> None:
+    keeper = Keeper.remote()
+    view, most = af.get(af.put(numbers())), af.put(np.zeros(STORE_BYTES * 5 // 8, dtype=np.uint8))
+    before = stored_bytes()
+    assert af.get(keeper.keep.remote(view)) == int(numbers().sum(dtype=np.int64))
+    assert stored_bytes() - before >= SIZE_BYTES, "what waits for calls must not keep the store from being spilled"
+    del most
 
 
 def test_a_call_is_tried_again_with_the_same_view() -> None:
