@@ -262,7 +262,9 @@ def test_an_argument_is_copied_while_the_store_is_more_than_half_full() -> None:
     view, most = af.get(af.put(numbers())), af.put(np.zeros(STORE_BYTES * 5 // 8, dtype=np.uint8))
     before = stored_bytes()
     assert af.get(keeper.keep.remote(view)) == int(numbers().sum(dtype=np.int64))
-    assert stored_bytes() - before >= SIZE_BYTES, "what waits for calls must not keep the store from being spilled"
+    assert stored_bytes() - before >= SIZE_BYTES, (
+        "what waits for calls must not keep the store from being spilled"
+    )
     del most
 
 
