@@ -15,7 +15,7 @@ import threading
 import weakref
 from collections.abc import Callable, Sequence
 from time import monotonic_ns
-from typing import Any
+from typing import Any, NoReturn
 
 from actorflow import _hot
 from actorflow.client import blocking, calls, cluster, runtime
@@ -315,6 +315,12 @@ class CompiledGraph:
     def unbind(self) -> None:
         """The runtime ends."""
         self._finish(ChannelError(channel=self._graph.label, reason="the runtime was shut down"))
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            f"the {self._graph.label} can only be used where it was compiled: give actors and tasks its results, or the "
+            "actors, of which each can compile a graph of its own"
+        )
 
     def __enter__(self) -> CompiledGraph:
         return self

@@ -336,3 +336,14 @@ async def test_waits_in_a_loop_name_what_is_no_ref() -> None:
         af.wait([1])
     with pytest.raises(ValueError, match="int 1, not an ObjectRef"):
         af.get([1])  # type: ignore[arg-type]
+
+
+def test_a_graph_as_an_argument_is_refused_with_what_to_do() -> None:
+    @af.remote
+    def use(graph: Any) -> None: ...
+
+    with (
+        added(Adder.remote()) as graph,
+        pytest.raises(TypeError, match="'graph'.*of Adder.add can only be used where"),
+    ):
+        use.remote(graph)
