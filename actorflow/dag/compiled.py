@@ -318,8 +318,8 @@ class CompiledGraph:
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(
-            f"the {self._graph.label} can only be used where it was compiled: give actors and tasks its results, or the "
-            "actors, of which each can compile a graph of its own"
+            f"the {self._graph.label} can only be used where it was compiled: give actors and tasks its results, or "
+            "its actors, of which they can compile a graph of their own"
         )
 
     def __enter__(self) -> CompiledGraph:

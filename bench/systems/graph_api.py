@@ -25,11 +25,15 @@ class GraphOperations(System):
     def _input(self) -> Any:
         return importlib.import_module(f"{self.api_name}.dag").InputNode()
 
-    def _chain(self, stages: list[Any]) -> Any:
+    def _chain(self, stages: list[Any], **options: Any) -> Any:
         with self._input() as value:
             for stage in stages:
                 value = stage.forward.bind(value)
-        return value.experimental_compile()
+        return value.experimental_compile(**options)
+
+    def _room_for(self, size_bytes: int) -> dict[str, Any]:
+        """Options of a graph without which values of that size do not fit into it."""
+        return {}
 
     def _kill(self, actors: list[Any]) -> None:
         for actor in actors:
@@ -47,10 +51,16 @@ class GraphOperations(System):
     def graph_chain(self, stages: int, size_bytes: int) -> Operation:
         """Each execution waits for the one before; `size_bytes` 0: two bytes."""
         members = self._stages(stages)
-        graph, get = self._chain(members), self.api.get
+        graph, get = self._chain(members, **self._room_for(size_bytes)), self.api.get
         value = bodies.make_array(size_bytes) if size_bytes else bodies.SMALL
+
+        def run() -> None:
+            get(
+                graph.execute(value), timeout=GET_TIMEOUT_S
+            )  # and lets go of it: Ray's next execution waits for that
+
         return Operation(
-            lambda: get(graph.execute(value), timeout=GET_TIMEOUT_S),
+            run,
             sleeps=self._sleeps(graph),
             close=lambda: self._end(graph, members),
         )

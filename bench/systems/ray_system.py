@@ -4,6 +4,7 @@ import asyncio
 import logging
 import shutil
 import tempfile
+from typing import Any
 
 from bench.systems.core_api import CoreApiSystem
 
@@ -35,6 +36,14 @@ class RaySystem(CoreApiSystem):
 
     def address(self) -> str:
         return str(self.api.get_runtime_context().gcs_address)
+
+    def _room_for(self, size_bytes: int) -> dict[str, Any]:
+        """Its channels hold 1 MB by default, and an execution with more never ends."""
+        return {"_buffer_size_bytes": 2 * size_bytes} if size_bytes else {}
+
+    def _end(self, graph: Any, stages: list[Any]) -> None:
+        """Without teardown(), which may never return; a graph whose actors have died ends by itself."""
+        self._kill(stages)
 
     def stop(self) -> None:
         self.api.shutdown()

@@ -344,6 +344,6 @@ def test_a_graph_as_an_argument_is_refused_with_what_to_do() -> None:
 
     with (
         added(Adder.remote()) as graph,
-        pytest.raises(TypeError, match="'graph'.*of Adder.add can only be used where"),
+        pytest.raises(TypeError, match=r"'graph'.*of Adder.add can only be used where"),
     ):
         use.remote(graph)
