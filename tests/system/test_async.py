@@ -236,26 +236,35 @@ def test_gather_raises_the_first_error_and_waits_for_no_other(run: Run) -> None:
     run(main)
 
 
+async def turns_of_others(await_one: Callable[[], Coroutine[Any, Any, Any]]) -> int:
+    """How many turns another task has while 500 are awaited one after another."""
+    turns, is_over = 0, False
+
+    async def other() -> None:
+        nonlocal turns
+        while not is_over:
+            turns += 1
+            await asyncio.sleep(0)
+
+    task = asyncio.create_task(other())
+    for _ in range(500):
+        await await_one()
+    is_over = True
+    await task
+    return turns
+
+
 def test_the_loop_goes_on_while_calls_are_awaited(run: Run) -> None:
     """Answers that come within microseconds must not keep other tasks from their turn."""
 
     async def main() -> int:
-        counter, turns = bodies.Counter.remote(), 0
-        await counter.add()
-        is_over = False
+        counter = bodies.Counter.remote()
 
-        async def other() -> None:
-            nonlocal turns
-            while not is_over:
-                turns += 1
-                await asyncio.sleep(0)
-
-        task = asyncio.create_task(other())
-        for _ in range(500):
+        async def add() -> None:
             await counter.add()
-        is_over = True
-        await task
-        return turns
+
+        await add()
+        return await turns_of_others(add)
 
     at_once = waiting.SPINS_IN_A_ROW  # as many find their answer there without a spin
     assert run(main) >= 500 // (waiting.SPINS_IN_A_ROW + at_once)
@@ -263,20 +272,12 @@ def test_the_loop_goes_on_while_calls_are_awaited(run: Run) -> None:
 
 def test_the_loop_goes_on_while_what_is_there_is_awaited(run: Run) -> None:
     async def main() -> int:
-        ref, turns, is_over = af.put(1), 0, False
+        ref = af.put(1)
 
-        async def other() -> None:
-            nonlocal turns
-            while not is_over:
-                turns += 1
-                await asyncio.sleep(0)
-
-        task = asyncio.create_task(other())
-        for _ in range(500):
+        async def read() -> None:
             assert await ref == 1
-        is_over = True
-        await task
-        return turns
+
+        return await turns_of_others(read)
 
     assert run(main) >= 500 // 17
 
