@@ -272,8 +272,8 @@ class Call:
         """Puts the call back, to be run again. False: no retries left, or its mailbox is closed: it is to be settled.
         FullError, FencedError."""
 
-    def fail(self, data: bytes) -> None:
-        """Settles with ERROR bytes, all returns."""
+    def fail(self, data: bytes, holds: Sequence[Hold] = ()) -> None:
+        """Settles with ERROR bytes, all returns; `holds`: what is named in them, owned by each result."""
 
 def take(mailbox: Hold, timeout: float | None = None, leave: bool = True) -> Call | None:
     """The next call that can start; waits (GIL kept for the first 20 us, then released) until there is one, the
@@ -350,8 +350,8 @@ class Writer(End):
         """Waits for a free slot (as get waits), packs the value as put does, publishes it. TimeoutError; ChannelClosed;
         what packing raises: then nothing was written. Room in the store is waited for as put does, beside `timeout`."""
 
-    def write_error(self, data: bytes, timeout: float | None = None) -> None:
-        """The same with ERROR bytes, which `read` raises."""
+    def write_error(self, data: bytes, holds: Sequence[Hold], timeout: float | None = None) -> None:
+        """The same with ERROR bytes and what is named in them; `read` raises it."""
 
 @final
 class Reader(End):
@@ -438,9 +438,9 @@ def children(name: tuple[int, int]) -> list[Any]:
 def put(value: Any) -> Any:
     """A done cell with the value; over INLINE_BYTES in the object store. Returns a reference. Exact bytes are RAW."""
 
-def put_error(data: bytes) -> Any:
-    """A done cell with ERROR bytes."""
-
+# Done cells: with ERROR bytes and what they name; with the error of a closed mailbox (ValueError: it is open).
+def put_error(data: bytes, holds: Sequence[Hold] = ()) -> Any: ...
+def refused(mailbox: Hold) -> Any: ...
 def get(reference: Reference, timeout: float | None = None) -> Any:
     """Spins, then sleeps until done (GIL kept for the first 20 us). TimeoutError; NodeGoneError; the stored error."""
 

@@ -151,7 +151,7 @@ class TaskError(ActorflowError):
     node_id: str
     pid: int
     attempt: int
-    wire_form: tuple[Callable[[bytes], BaseException], tuple[bytes]] | None = None
+    wire_form: tuple[Callable[..., BaseException], tuple[Any, ...]] | None = None
 
     @staticmethod
     def wrap(

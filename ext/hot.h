@@ -104,6 +104,7 @@ PyObject *hot_hold_new(PyTypeObject *type, struct session *session, af_off block
 int hot_record(struct session *session, int status, af_off block, uint32_t *index);
 PyObject *hot_hold_take(struct session *session, af_off block);   /* counts; type by kind */
 struct hold *hot_hold_of(PyObject *object, uint8_t kind);         /* checked: live session, kind (0: any); or NULL */
+PyObject *hot_holds_list(struct session *session, const af_off *blocks, uint32_t count); /* counts each */
 PyObject *hot_pin(struct session *session, af_off block);         /* counts; buffer of the whole extent, read only */
 PyObject *hot_pin_recorded(struct session *session, af_off block, uint32_t index); /* the hold passes to it */
 
@@ -128,6 +129,8 @@ struct packed {         /* a value on its way into shared memory */
 };
 int hot_pack(struct packed *packed, PyObject *value);
 int hot_pack_arguments(struct packed *packed, PyObject *args, PyObject *kwargs);
+/* ERROR bytes, and a sequence of what is named in them (NULL: nothing). */
+int hot_pack_error(struct packed *packed, PyObject *data, PyObject *holds);
 void hot_packed_clear(struct packed *packed);
 /* Publishes a packed value as the result of a cell. */
 int hot_settle(struct session *session, af_off cell, struct packed *packed);

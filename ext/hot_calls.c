@@ -160,14 +160,17 @@ static PyObject *call_complete_raw(PyObject *object, PyObject *args) {
 
 static PyObject *call_fail(PyObject *object, PyObject *args) {
   struct call *self = hot_live_call(object);
-  struct packed packed = {.format = HOT_ERROR};
-  if (!self || !PyArg_ParseTuple(args, "S", &packed.data)) return NULL;
-  packed.bytes = (uint64_t)PyBytes_Size(packed.data);
-  for (Py_ssize_t i = (Py_ssize_t)self->returns; i >= 0; i--) {
+  struct packed packed;
+  PyObject *data, *holds = NULL;
+  if (!self || !PyArg_ParseTuple(args, "O|O:fail", &data, &holds)) return NULL;
+  int status = hot_pack_error(&packed, data, holds);
+  for (Py_ssize_t i = (Py_ssize_t)self->returns; i >= 0 && status == 0; i--) {
     af_off cell = return_cell(self, i);
     if (i && (cell == 0 || af_cell_is_done(&self->session->client, cell))) continue;
-    if (hot_settle(self->session, cell, &packed) < 0) return NULL;
+    status = hot_settle(self->session, cell, &packed);
   }
+  hot_packed_clear(&packed);
+  if (status < 0) return NULL;
   Py_RETURN_NONE;
 }
 

@@ -226,13 +226,16 @@ static PyObject *writer_write(PyObject *object, PyObject *const *args, Py_ssize_
 
 static PyObject *writer_write_error(PyObject *object, PyObject *const *args, Py_ssize_t count, PyObject *names) {
   uint64_t deadline_ns;
-  if (timeout_of("write_error(data, timeout=None)", args, count, names, 1, &deadline_ns) < 0) return NULL;
-  if (!PyBytes_Check(args[0])) { PyErr_SetString(PyExc_TypeError, "write_error() takes bytes"); return NULL; }
+  if (timeout_of("write_error(data, holds, timeout=None)", args, count, names, 2, &deadline_ns) < 0) return NULL;
   struct end *self = hot_end_begin(object);
   if (!self) return NULL;
-  struct packed packed = {.format = HOT_ERROR, .data = args[0], .bytes = (uint64_t)PyBytes_Size(args[0])};
   int status = wait_ready(self, deadline_ns);
-  return written(self, status < 0 ? -1 : write_packed(self, &packed));
+  if (status == 0) {
+    struct packed packed;
+    status = hot_pack_error(&packed, args[0], args[1]) < 0 ? -1 : write_packed(self, &packed);
+    hot_packed_clear(&packed);
+  }
+  return written(self, status);
 }
 
 /* -- reading -- */

@@ -75,10 +75,13 @@ static PyObject *load_block(struct session *session, af_off block, PyObject *pin
   return value;
 }
 
-static PyObject *decoded(const uint8_t *data, size_t bytes) {
-  PyObject *encoded = PyBytes_FromStringAndSize((const char *)data, (Py_ssize_t)bytes);
-  PyObject *error = encoded ? PyObject_CallFunctionObjArgs(hot.decode_error, encoded, NULL) : NULL;
+/* The exception of ERROR bytes. What is named in them is held from before they are looked at. */
+static PyObject *decoded(struct session *session, const struct hot_stored *stored) {
+  PyObject *holds = hot_holds_list(session, stored->references, stored->count);
+  PyObject *encoded = holds ? PyBytes_FromStringAndSize((const char *)stored->data, (Py_ssize_t)stored->bytes) : NULL;
+  PyObject *error = encoded ? PyObject_CallFunctionObjArgs(hot.decode_error, encoded, holds, NULL) : NULL;
   Py_XDECREF(encoded);
+  Py_XDECREF(holds);
   return error;
 }
 
@@ -90,14 +93,12 @@ static PyObject *raised(PyObject *error) {
 }
 
 PyObject *hot_load_error(struct session *session, af_off cell) {
-  size_t bytes;
-  const af_off *refs;
-  uint32_t count;
   if (AF_AT(&session->client, struct af_cell, cell)->value_format != HOT_ERROR) Py_RETURN_NONE;
   struct hot_value value;
+  struct hot_stored stored = {.format = HOT_ERROR};
   if (hot_value_open(session, cell, &value, UINT64_MAX) < 0) return NULL;
-  const uint8_t *data = hot_value_bytes(session, cell, &value, &bytes, &refs, &count);
-  PyObject *error = decoded(data, bytes);
+  stored.data = hot_value_bytes(session, cell, &value, &stored.bytes, &stored.references, &stored.count);
+  PyObject *error = decoded(session, &stored);
   Py_XDECREF(value.pin);
   return error;
 }
@@ -109,7 +110,7 @@ PyObject *hot_load_stored(struct session *session, const struct hot_stored *stor
     case HOT_RAW: return PyBytes_FromStringAndSize((const char *)stored->data, (Py_ssize_t)stored->bytes);
     case HOT_PICKLE: return loads(stored->data, stored->bytes, NULL, &context);
     case HOT_PACKED: return load_block(session, stored->block, stored->pin, &context);
-    case HOT_ERROR: return raised(decoded(stored->data, stored->bytes));
+    case HOT_ERROR: return raised(decoded(session, stored));
     default: return PyErr_Format(PyExc_SystemError, "actorflow: unknown value format %d", (int)stored->format);
   }
 }

@@ -119,6 +119,23 @@ int hot_pack(struct packed *packed, PyObject *value) {
   return 0;
 }
 
+int hot_pack_error(struct packed *packed, PyObject *data, PyObject *holds) {
+  memset(packed, 0, sizeof *packed);
+  if (!PyBytes_Check(data)) { PyErr_SetString(PyExc_TypeError, "an error is bytes"); return -1; }
+  Py_INCREF(data);
+  packed->data = data;
+  packed->bytes = (uint64_t)PyBytes_Size(data);
+  packed->format = HOT_ERROR;
+  Py_ssize_t count = holds ? PySequence_Size(holds) : 0;
+  int status = count < 0 ? -1 : 0;
+  for (Py_ssize_t i = 0; i < count && status == 0; i++) {
+    PyObject *held = PySequence_GetItem(holds, i);
+    status = held && hot_hold_of(held, 0) && packed_collect(packed, held) >= 0 ? 0 : -1;
+    Py_XDECREF(held);
+  }
+  return status;
+}
+
 static PyObject *argument_for(struct packed *packed, PyObject *reference) {
   struct argument *self = (struct argument *)((allocfunc)PyType_GetSlot(hot.argument_type, Py_tp_alloc))(hot.argument_type, 0);
   if (!self) return NULL;
@@ -313,14 +330,15 @@ static PyObject *pack_put(PyObject *module, PyObject *value) {
   return reference;
 }
 
-static PyObject *pack_put_error(PyObject *module, PyObject *data) {
+static PyObject *pack_put_error(PyObject *module, PyObject *args) {
   (void)module;
   struct session *session = hot_session();
-  struct packed packed = {.format = HOT_ERROR, .data = data};
-  if (!session) return NULL;
-  if (!PyBytes_Check(data)) { PyErr_SetString(PyExc_TypeError, "put_error(bytes)"); return NULL; }
-  packed.bytes = (uint64_t)PyBytes_Size(data);
-  return put_packed(session, &packed);
+  struct packed packed;
+  PyObject *data, *holds = NULL;
+  if (!session || !PyArg_ParseTuple(args, "O|O:put_error", &data, &holds)) return NULL;
+  PyObject *reference = hot_pack_error(&packed, data, holds) < 0 ? NULL : put_packed(session, &packed);
+  hot_packed_clear(&packed);
+  return reference;
 }
 
 static PyMethodDef argument_methods[] = {{"__reduce__", argument_reduce, METH_NOARGS, NULL}, {NULL, NULL, 0, NULL}};
@@ -336,7 +354,7 @@ static PyType_Spec argument_spec = {"actorflow._hot.Argument", sizeof(struct arg
 
 static PyMethodDef functions[] = {
     {"collect", pack_collect, METH_O, NULL}, {"put", pack_put, METH_O, NULL},
-    {"put_error", pack_put_error, METH_O, NULL}, {NULL, NULL, 0, NULL}};
+    {"put_error", pack_put_error, METH_VARARGS, NULL}, {NULL, NULL, 0, NULL}};
 
 int hot_add_pack(PyObject *module) {
   PyObject *pickle = PyImport_ImportModule("_pickle");

@@ -164,7 +164,7 @@ static PyObject *reference_error(PyObject *object, PyObject *unused) {
   return self ? hot_load_error(self->session, self->block) : NULL;
 }
 
-static PyObject *holds_list(struct session *session, const af_off *blocks, uint32_t count) {
+PyObject *hot_holds_list(struct session *session, const af_off *blocks, uint32_t count) {
   PyObject *list = PyList_New((Py_ssize_t)count);
   for (uint32_t i = 0; list && i < count; i++) {
     PyObject *held = hot_hold_take(session, blocks[i]);
@@ -183,7 +183,7 @@ static PyObject *reference_raw(PyObject *object, PyObject *unused) {
   struct hot_value value;
   if (hot_value_open(self->session, self->block, &value, UINT64_MAX) < 0) return NULL;
   const uint8_t *data = hot_value_bytes(self->session, self->block, &value, &bytes, &refs, &count);
-  PyObject *list = holds_list(self->session, refs, count), *raw = NULL;
+  PyObject *list = hot_holds_list(self->session, refs, count), *raw = NULL;
   int format = af_value_format(&self->session->client, self->block, value.block);
   if (list) raw = Py_BuildValue("(iy#N)", format, (const char *)data, (Py_ssize_t)bytes, list);
   Py_XDECREF(value.pin);
@@ -251,6 +251,25 @@ static PyObject *refs_hold(PyObject *module, PyObject *args) {
   return hot_hold_new(wanted == AF_KIND_CELL ? hot.made_type : hot.hold_type, session, block, index);
 }
 
+static PyObject *refs_refused(PyObject *module, PyObject *object) {
+  (void)module;
+  struct hold *hold = hot_hold_of(object, AF_KIND_MAILBOX);
+  if (!hold) return NULL;
+  struct af_client *client = &hold->session->client;
+  const struct af_mailbox *mailbox = AF_AT(client, struct af_mailbox, hold->block);
+  if (!atomic_load_explicit(&mailbox->closed, memory_order_acquire)) { /* SYNC POINT close */
+    PyErr_SetString(PyExc_ValueError, "the mailbox is open");
+    return NULL;
+  }
+  af_off cell;
+  uint32_t index, outer = af_op_begin(client, AF_OP_CREATE);
+  int status = af_cell_expected_create(client, 0, &cell);
+  status = hot_record(hold->session, status, cell, &index);
+  if (status == AF_OK) af_cell_fail(client, cell, 0, mailbox->error, (uint8_t)mailbox->error_format);
+  af_op_end(client, outer);
+  return status == AF_OK ? hot_hold_new(hot.made_type, hold->session, cell, index) : hot_raise(status, "messages");
+}
+
 static PyGetSetDef hold_getset[] = {
     {"name", hold_name, NULL, "(offset, generation)", NULL},
     {"kind", hold_kind, NULL, "cell, mailbox, actor or channel", NULL},
@@ -289,7 +308,8 @@ static PyType_Slot pin_slots[] = {
 static PyType_Spec pin_spec = {"actorflow._hot.Pin", sizeof(struct hold), 0,
                                Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION, pin_slots};
 
-static PyMethodDef functions[] = {{"hold", refs_hold, METH_VARARGS, NULL}, {NULL, NULL, 0, NULL}};
+static PyMethodDef functions[] = {
+    {"hold", refs_hold, METH_VARARGS, NULL}, {"refused", refs_refused, METH_O, NULL}, {NULL, NULL, 0, NULL}};
 
 int hot_add_refs(PyObject *module) {
   PyObject *bases;

@@ -41,7 +41,8 @@ uint32_t af_mailbox_allow(struct af_client *node, af_off mailbox, uint32_t allow
 int af_mailbox_close(struct af_client *node, af_off mailbox, af_off error, uint8_t format);
 void af_mailbox_rouse(struct af_client *client, af_off mailbox);
 int af_block_find(const struct af_client *client, af_off block, uint32_t generation, uint8_t kind);
-int af_store_error_create(struct af_client *client, const uint8_t *data, uint32_t bytes, af_off *block, uint32_t *hold);
+int af_store_error_create(struct af_client *client, const uint8_t *data, uint32_t bytes, const af_off *held,
+                          uint32_t count, af_off *block, uint32_t *hold);
 void af_hold_drop(struct af_client *client, uint32_t index);
 
 /* coroner */
@@ -227,17 +228,24 @@ static int af_store_slot_ask_leave(struct af_client *client, uint32_t index, uin
   return AF_OK;
 }
 
-/* The shared value of calls that end because of a death: an AF_KIND_BYTES block, held by this process. */
-static int af_store_error_create(struct af_client *client, const uint8_t *data, uint32_t bytes, af_off *block,
-                                 uint32_t *hold) {
+/* The shared value of calls that end because of a death: an AF_KIND_BYTES block, held by this process; owns `held`. */
+static int af_store_error_create(struct af_client *client, const uint8_t *data, uint32_t bytes, const af_off *held,
+                                 uint32_t count, af_off *block, uint32_t *hold) {
+  uint32_t table = count * (uint32_t)sizeof(af_off), whole = (uint32_t)sizeof(struct af_object) + table + bytes;
   uint32_t outer = af_op_begin(client, AF_OP_CREATE);
-  int status = af_heap_allocate(client, (uint32_t)sizeof(struct af_object) + bytes, AF_KIND_BYTES, AF_CONTROL, block);
+  int status = af_heap_allocate(client, whole, AF_KIND_BYTES, AF_CONTROL, block);
   if (status == AF_OK) {
     struct af_object *object = AF_AT(client, struct af_object, *block);
-    object->bytes = object->pickle_bytes = bytes;
+    af_off *references = (af_off *)(object + 1);
+    object->bytes = table + bytes;
+    object->pickle_bytes = bytes;
     object->references = object->buffers = 0;
-    object->pickle_offset = sizeof(struct af_object);
-    memcpy(object + 1, data, bytes);
+    object->pickle_offset = sizeof(struct af_object) + table;
+    for (; object->references < count; object->references++) {
+      references[object->references] = held[object->references];
+      af_block_hold(client, held[object->references]);
+    }
+    memcpy((uint8_t *)references + table, data, bytes);
     status = af_hold_record(client, *block, hold);
     if (status != AF_OK) af_block_drop(client, *block);
   }

@@ -12,9 +12,10 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any, Generic, NoReturn, TypeVar
 
 from actorflow import _hot
-from actorflow.client import blocking, outside
+from actorflow.client import blocking
 from actorflow.client.refs import ObjectRef
 from actorflow.client.waiting import current_port
+from actorflow.wire import outside
 
 T = TypeVar("T")
 

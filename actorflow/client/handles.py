@@ -8,6 +8,7 @@ actor's mailbox directly: one dictionary look-up and one C call.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import functools
 import importlib
@@ -17,10 +18,11 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from actorflow import _hot, errors
-from actorflow.client import blocking, calls, generators, outside, runtime
+from actorflow.client import blocking, calls, generators, runtime
 from actorflow.client.pending import PendingCalls
 from actorflow.client.refs import ObjectRef
 from actorflow.options import MethodOptions
+from actorflow.wire import outside
 
 READY_NAME = "__ready__"
 READY = 0  # the number of __ready__; methods are numbered from 1, in the order of their names
@@ -247,9 +249,13 @@ class ActorMethod:
     def _call_again(self, error: Exception, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The way of a call that was refused at first."""
         if isinstance(error, _hot.ClosedError):
+            mailbox = self._door.target.mailbox
+            with contextlib.suppress(
+                ValueError
+            ):  # what the actor's last error names is the mailbox': to be let go of
+                _kept_doors.remove(self._door)
             refs = [
-                runtime.require().control("actor_error", [self._door.target.mailbox])
-                for _ in range(max(1, self._returns))
+                calls.again_with_room(lambda: _hot.refused(mailbox)) for _ in range(max(1, self._returns))
             ]
             if self._returns <= _hot.STREAM:
                 return generators.failed(refs[0])

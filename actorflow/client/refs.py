@@ -13,8 +13,9 @@ from collections.abc import Callable, Generator, Iterator
 from typing import Any, Generic, TypeVar
 
 from actorflow import _hot
-from actorflow.client import blocking, futures, on_disk, outside
+from actorflow.client import blocking, futures, on_disk
 from actorflow.client.waiting import current_port
+from actorflow.wire import outside
 
 T = TypeVar("T")
 

@@ -229,7 +229,7 @@ class CompiledGraph:
         data = failures.encode_error(error, name="execute", node_id=node_id, pid=os.getpid(), attempt=1)
         for _, writer in self._inputs:
             while writer.position < written:
-                writer.write_error(data)
+                writer.write_error(data, ())
         for index in range(self._begun, written):
             for stream in self._plan.outputs:
                 self._streams[stream].drop(index)

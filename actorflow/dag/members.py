@@ -8,7 +8,7 @@ from time import monotonic, sleep
 from typing import Any
 
 from actorflow import _hot
-from actorflow.client import blocking, outside, runtime
+from actorflow.client import blocking, runtime
 from actorflow.client.handles import ActorHandle
 from actorflow.client.runtime import SILENCE_S
 from actorflow.core.graphs import MemberPlan, Timing
@@ -23,6 +23,7 @@ from actorflow.errors import (
     DeathKind,
 )
 from actorflow.shm.process import process_state
+from actorflow.wire import outside
 
 LOOK_S = 0.01
 FIND_S = 1.0  # how long the dead one is looked for among those that do not answer at once

@@ -8,7 +8,7 @@ next one reads the mailbox only once what the last one left is settled.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -27,13 +27,11 @@ from actorflow.core.actors import (
 )
 from actorflow.core.events import ActorId, WorkerId
 from actorflow.core.resources import GpuShare, ResourceSet
-from actorflow.errors import ActorDiedError, ActorUnavailableError, Death, DeathKind, InternalError
+from actorflow.errors import ActorUnavailableError, Death, DeathKind, InternalError
 from actorflow.node.coroner import Coroner
 from actorflow.node.jobs import Job
 from actorflow.node.workers import Worker, Workers
 from actorflow.shm.store import Doomed, Store
-
-REMEMBERED_DEAD = 10_000  # errors of dead actors that late callers can still be told; then a plain one
 
 Name = tuple[int, int]
 
@@ -42,13 +40,15 @@ class Actor:
     """One actor. `handle`: kept while it is detached. `on_death`: who wants to know of its death, in the loop;
     `on_process_end`: of the end of the process that it has now.
 
-    `words`: what its worker said of its end before that (ERROR bytes); `error`: what callers of the dead one get.
+    `words`: what its worker said of its end before that (ERROR bytes), which names `held`; `error`: what callers of
+    the dead one get.
     """
 
     __slots__ = (
         "description",
         "error",
         "handle",
+        "held",
         "id",
         "job",
         "mailbox",
@@ -86,6 +86,7 @@ class Actor:
         self.handle: _hot.Hold | None = None
         self.worker: Worker | None = None
         self.words: bytes | None = None
+        self.held: Sequence[_hot.Hold] = ()
         self.error: bytes | None = None
         self.on_death: list[Callable[[], object]] = []
         self.on_process_end: list[Callable[[], object]] = []
@@ -155,7 +156,6 @@ class Actors:
         self._actors: dict[ActorId, Actor] = {}
         self._by_mailbox: dict[Name, Actor] = {}
         self._by_worker: dict[WorkerId, Actor] = {}
-        self._errors: dict[Name, bytes] = {}
 
     def __iter__(self) -> Iterator[Actor]:
         return iter(list(self._actors.values()))
@@ -265,24 +265,16 @@ class Actors:
         facts = self._store.facts(actor.mailbox.name)
         return actor if facts.abandoned and not facts.depth else None
 
-    def error_of(self, mailbox: _hot.Hold) -> bytes:
-        """What calls to a dead actor get."""
-        error = self._errors.get(mailbox.name)
-        if error is None:
-            offset, generation = mailbox.name
-            death = Death(DeathKind.EXITED, node_id=self._node_id, detail="too long ago to know how")
-            hex_name = f"{offset:012x}{generation:08x}"
-            error = self._coroner.encode(ActorDiedError(actor_name="actor", actor_id=hex_name, death=death))
-        return error
-
     # -- to death
 
-    def worker_ends(self, worker: Worker, kind: DeathKind, words: bytes) -> None:
-        """The worker says why its actor ends for good, and what those who call it get (ERROR bytes)."""
+    def worker_ends(
+        self, worker: Worker, kind: DeathKind, words: bytes, held: Sequence[_hot.Hold] = ()
+    ) -> None:
+        """The worker says why its actor ends for good, and what those who call it get (ERROR bytes, naming `held`)."""
         actor = self._by_worker.get(worker.id)
         if actor is None or actor.state is ActorState.DEAD:
             return
-        actor.words = words
+        actor.words, actor.held = words, held
         if kind is DeathKind.INIT_RAISED:
             self._perform(self._lives.init_raised(actor.id, Death(kind, node_id=self._node_id), None))
         elif kind is DeathKind.EXIT_REQUESTED:
@@ -389,10 +381,6 @@ class Actors:
         if self._actors.pop(actor.id, None) is None:
             return
         del self._by_mailbox[actor.mailbox.name]
-        error = actor.error or b""
-        self._store.close(actor.mailbox.name, error)
-        while len(self._errors) >= REMEMBERED_DEAD:
-            del self._errors[next(iter(self._errors))]
-        self._errors[actor.mailbox.name] = error
+        self._store.close(actor.mailbox.name, actor.error or b"", [held.name for held in actor.held])
         for tell in actor.on_death:
             tell()

@@ -65,14 +65,6 @@ class Request:
         return self.references[index]
 
 
-class Refused(Exception):
-    """Raised by a handler to answer with ERROR bytes that it has already."""
-
-    def __init__(self, data: bytes) -> None:
-        super().__init__(data)
-        self.data = data
-
-
 class NotYet(Exception):
     """Raised by a handler that is to be asked once more, when `tell_when(again)` has `again` called."""
 
@@ -109,8 +101,6 @@ class Control:
     def _handle(self, handler: Handler, request: Request) -> None:
         try:
             answer = handler(request)
-        except Refused as refusal:
-            request.fail(refusal.data)
         except NotYet as pause:
             request.has_waited = True
             pause.tell_when(functools.partial(self._handle, handler, request))

@@ -1,6 +1,6 @@
 """What the node answers to each control call; a handler's name is the call's.
 
-From whoever makes calls: open_queue, name_task, create_actor, kill_actor, get_actor, list_named_actors, actor_error,
+From whoever makes calls: open_queue, name_task, create_actor, kill_actor, get_actor, list_named_actors,
 cancel. From workers: left, actor_initialised, actor_ended, ran. From what user code forked: forked. From whoever looks:
 resources, nodes, state, code_names, validate, timeline.
 """
@@ -19,7 +19,7 @@ from actorflow.core.where import why_not_here
 from actorflow.errors import DeathKind, PlacementGroupError, ProtocolError, TaskUnschedulableError
 from actorflow.node.actors import Actor
 from actorflow.node.cancelling import Wish
-from actorflow.node.control import Answer, NotYet, Refused, Request
+from actorflow.node.control import Answer, NotYet, Request
 from actorflow.node.groups import facts_of
 from actorflow.node.jobs import Job
 from actorflow.node.server import Node
@@ -37,7 +37,7 @@ class Requests:
     def __init__(self, node: Node) -> None:
         self._node = node
         for handler in (
-            *(self.open_queue, self.create_actor, self.kill_actor, self.get_actor, self.actor_error),
+            *(self.open_queue, self.create_actor, self.kill_actor, self.get_actor),
             *(self.create_group, self.remove_group, self.get_group, self.list_groups),
             *(self.list_named_actors, self.name_task, self.cancel, self.forked),
             *(self.left, self.actor_initialised, self.actor_ended, self.ran),
@@ -175,10 +175,6 @@ class Requests:
         named = [(actor.namespace, actor.name) for actor in self._node.actors if actor.name]
         return sorted(pair for pair in named if own in (None, pair[0])), ()
 
-    def actor_error(self, request: Request) -> Answer:
-        """[mailbox] of a dead actor -> fails with what its calls get."""
-        raise Refused(self._node.actors.error_of(request.reference(0, "mailbox")))
-
     def cancel(self, request: Request) -> Answer:
         """{"error", "child_error": ERROR bytes, "wish", "force"}, [call]: it was found running and is to end."""
         self._node.cancellations.ask(
@@ -207,11 +203,14 @@ class Requests:
         return NOTHING
 
     def actor_ended(self, request: Request) -> Answer:
-        """{"how": name of a DeathKind, "error": ERROR bytes that callers get}: it ends for good, its process next."""
+        """{"how": name of a DeathKind, "error": ERROR bytes that callers get}, what these name: it ends for good, its
+        process next."""
         how = request.field("how", str)
         if how not in DeathKind.__members__:
             raise ProtocolError(reason=f"how {how!r} is no way to die")
-        self._node.actors.worker_ends(self._worker(request), DeathKind[how], request.field("error", bytes))
+        self._node.actors.worker_ends(
+            self._worker(request), DeathKind[how], request.field("error", bytes), request.references
+        )
         return NOTHING
 
     def ran(self, request: Request) -> Answer:

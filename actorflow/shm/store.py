@@ -7,7 +7,7 @@ during each call, so a process that uses this must not use its client from anoth
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from actorflow.shm._store import ffi, lib
@@ -274,13 +274,15 @@ class Store:
         """Wakes every sleeping reader, so that each looks whether it shall leave."""
         lib.af_mailbox_rouse(self._client, self._mailbox(mailbox))
 
-    def close(self, mailbox: Name, error: bytes) -> bool:
+    def close(self, mailbox: Name, error: bytes, named: Sequence[Name] = ()) -> bool:
         """Ends a mailbox: no more pushes, and each call that waits in it gets `error` (ERROR bytes).
+
+        `named`: blocks that this process holds and the error names, which owns them from now on.
 
         False: a reader is just taking a call; to be tried again. A mailbox of one reader: that must have ended.
         """
         offset = self._mailbox(mailbox)
-        with _Error(self._client, error) as block:
+        with _Error(self._client, error, named) as block:
             status = lib.af_mailbox_close(self._client, offset, block, _FORMAT_ERROR)
         return _check(status, f"closing mailbox {offset:#x}") != _BUSY
 
@@ -393,10 +395,11 @@ def _value_of(value: Any) -> LargeValue:
 class _Error:
     """An error value in shared memory, for as long as it is being handed out; takers count their own holds."""
 
-    def __init__(self, client: object, data: bytes) -> None:
+    def __init__(self, client: object, data: bytes, named: Sequence[Name] = ()) -> None:
         self._client = client
         block, hold = ffi.new("af_off *"), ffi.new("uint32_t *")
-        status = lib.af_store_error_create(client, data, len(data), block, hold)
+        held = ffi.new("af_off[]", [offset for offset, _ in named])
+        status = lib.af_store_error_create(client, data, len(data), held, len(named), block, hold)
         _check(status, "making an error value")
         self._block, self._hold = block[0], hold[0]
 

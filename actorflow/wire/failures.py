@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import os
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import msgpack
 
+from actorflow import _hot
 from actorflow.errors import (
     ActorflowError,
     DeserializationError,
@@ -25,7 +26,7 @@ from actorflow.errors import (
 )
 from actorflow.exception_parts import own_state, raised_by_signal_handler, rebuild, safe_text, type_name
 from actorflow.runtime_env import environment
-from actorflow.wire import pickling
+from actorflow.wire import outside, pickling
 
 TEXT_LIMIT = 64 * 1024  # characters: a log's worth; the middle of longer texts is left out
 BRIEF_LIMIT = 1024  # characters of each text where there is no room for more
@@ -44,7 +45,8 @@ def encode_error(exc: BaseException, *, name: str, node_id: str, pid: int, attem
     """What `exc`, raised by the task or method `name`, is sent as. Never raises.
 
     Errors of the runtime go as themselves; all others arrive as a TaskError. One that arrived from another call and
-    is passed on keeps its cause, and its remote_traceback gets the way that it took.
+    is passed on keeps its cause, and its remote_traceback gets the way that it took. Refs in it are named there: what
+    is to own them is found by `outside.capture`.
     """
     if issubclass(type(exc), TaskError):
         passed_on = _guarded(lambda: _passed_on(exc, name, node_id, pid, attempt), None)
@@ -76,7 +78,10 @@ def _passed_on(exc: BaseException, name: str, node_id: str, pid: int, attempt: i
     wire_form = getattr(exc, "wire_form", None)
     if wire_form is None:
         return None
-    data: bytes = wire_form[1][0]
+    data: bytes
+    data, *named = wire_form[1]
+    for holds in named:
+        outside.note(holds)
     stack = [frame for frame in traceback.extract_tb(exc.__traceback__) if not _is_own(frame)]
     if not stack:
         return data
@@ -90,13 +95,13 @@ def _passed_on(exc: BaseException, name: str, node_id: str, pid: int, attempt: i
     return _pack([kind, frozen, list(vars(passed_on).values())])
 
 
-def decode_error(data: bytes) -> BaseException:
+def decode_error(data: bytes, holds: Sequence[_hot.Hold] = ()) -> BaseException:
     """The exception to raise for what encode_error made: InternalError if it is something else.
 
-    Raises nothing but what a signal handler raises meanwhile.
+    `holds`: what is named in it. Raises nothing but what a signal handler raises meanwhile.
     """
     try:
-        return _decoded(bytes(data))
+        return _decoded(bytes(data), holds)
     except BaseException as problem:
         if _is_of_signal(problem):
             raise
@@ -156,7 +161,7 @@ def _summaries(summary: traceback.TracebackException) -> Iterator[traceback.Trac
         rest += part.exceptions or ()
 
 
-def _decoded(data: bytes) -> BaseException:
+def _decoded(data: bytes, holds: Sequence[_hot.Hold]) -> BaseException:
     kind, frozen, fields = _unpack(data)
     failure = RemoteFailure(*fields)
     texts = (failure.cause_type, failure.cause_text, failure.remote_traceback, failure.task_name)
@@ -168,7 +173,8 @@ def _decoded(data: bytes) -> BaseException:
         cause.add_note(f"raised in {failure.task_name!r} ({where})")
         return cause
     error = TaskError.of(failure, cause)
-    object.__setattr__(error, "wire_form", (decode_error, (data,)))
+    named = (outside.Holds(holds),) if holds else ()
+    object.__setattr__(error, "wire_form", (decode_error, (data, *named)))
     return error
 
 

@@ -17,7 +17,7 @@ from actorflow import _hot, errors
 from actorflow.client import assignment, blocking, handles, runtime
 from actorflow.client.actor_class import ActorClass, ActorPlan, retry_on, transport_of
 from actorflow.errors import Death, DeathKind
-from actorflow.wire import failures
+from actorflow.wire import failures, outside
 from actorflow.worker import printing, settling, timeline
 from actorflow.worker.executor_async import AsyncExecutor
 from actorflow.worker.executor_sync import SyncExecutor
@@ -90,9 +90,9 @@ class Host:
         try:
             self._serve(plan)
         except settling.ExitActor as request:
-            data = self._end(DeathKind.EXIT_REQUESTED)
+            data, holds = self._end(DeathKind.EXIT_REQUESTED)
             for call in request.calls:
-                call.fail(data)
+                call.fail(data, holds)
         else:
             if self._kept is not None:
                 self._kept.wait_until_free()
@@ -159,13 +159,13 @@ class Host:
     def _end_unborn(self, call: _hot.Call, error: BaseException) -> None:
         """The constructor raised: all who call the actor are told what."""
         if isinstance(error, settling.ExitActor):
-            data = self._end(DeathKind.EXIT_REQUESTED)
+            data, holds = self._end(DeathKind.EXIT_REQUESTED)
         else:
-            encoded = settling.encode(error, f"{self._class_name}.__init__", call.attempt)
-            if len(encoded) > LAST_WORDS_BYTES:
-                encoded = failures.encode_briefly(encoded)
-            data = self._end(DeathKind.INIT_RAISED, failures.decode_error(encoded))
-        call.fail(data)
+            data, holds = settling.encode(error, f"{self._class_name}.__init__", call.attempt)
+            if len(data) > LAST_WORDS_BYTES:
+                data = failures.encode_briefly(data)
+            data, holds = self._end(DeathKind.INIT_RAISED, failures.decode_error(data, holds))
+        call.fail(data, holds)
 
     # -- life
 
@@ -225,14 +225,14 @@ class Host:
 
     # -- death
 
-    def _end(self, kind: DeathKind, cause: BaseException | None = None) -> bytes:
-        """Tells the node how the actor ended; returns what those who call it get."""
+    def _end(self, kind: DeathKind, cause: BaseException | None = None) -> tuple[bytes, outside.Holds]:
+        """Tells the node how the actor ended; returns what those who call it get, with what that names."""
         timeline.finish()  # the node ends this process next
         death = Death(kind, pid=os.getpid(), node_id=self._session.node_id)
         error = errors.ActorDiedError(actor_name=self._title, actor_id=self._id, death=death, cause=cause)
-        data = settling.encode(error, self._title)
-        self._session.ask("actor_ended", how=kind.name, error=data)
-        return data
+        data, holds = settling.encode(error, self._title)
+        self._session.ask("actor_ended", holds, how=kind.name, error=data)
+        return data, holds
 
 
 def _caller(instance: Any, is_async: bool) -> Callable[..., Any]:

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from actorflow import _hot
 from actorflow.client.waiting import LoopPort
 from actorflow.core.graphs import NOWHERE, MemberPlan, Step, Timing
-from actorflow.wire import failures
+from actorflow.wire import failures, outside
 from actorflow.worker import settling
 from actorflow.worker.executor_async import entering
 from actorflow.worker.functions import Body
@@ -40,16 +40,16 @@ class Writing(NamedTuple):
 
     end: _hot.End
     write: Callable[[Any], None]
-    write_error: Callable[[bytes], None]
+    write_error: Callable[[bytes, outside.Holds], None]
 
 
 class Failure:
     """Stands for a value that could not be had: why."""
 
-    __slots__ = ("data",)
+    __slots__ = ("data", "holds")
 
     def __init__(self, error: BaseException, label: str) -> None:
-        self.data = settling.encode(error, label)
+        self.data, self.holds = settling.encode(error, label)
 
 
 class _Runnable:
@@ -98,7 +98,7 @@ class _Runnable:
         self.frees = step.frees
         self.result = step.result
         self.write: Callable[[Any], None] | None = None
-        self.write_error: Callable[[bytes], None] | None = None
+        self.write_error: Callable[[bytes, outside.Holds], None] | None = None
         self.ends = [readers[end].end for _, end in step.reads]
         if step.write != NOWHERE:
             end, self.write, self.write_error = writers[step.write]
@@ -292,9 +292,9 @@ class Member:
             except BaseException as error:
                 failure = Failure(settling.unsettled(error, result, step.label), step.label)
         try:
-            step.write_error(failure.data)
+            step.write_error(failure.data, failure.holds)
         except (_hot.StoreFullError, _hot.FullError):
-            step.write_error(failures.encode_briefly(failure.data))
+            step.write_error(failures.encode_briefly(failure.data), outside.Holds())
 
 
 def _computed(step: _Runnable, values: list[Any]) -> tuple[Any, Failure | None]:

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 from actorflow import _hot, errors
 from actorflow.client import calls
 from actorflow.runtime_env import environment
-from actorflow.wire import failures
+from actorflow.wire import failures, outside
 from actorflow.worker import interrupts
 
 ROOM_LOOK_S = 0.01
@@ -77,7 +77,7 @@ def fail(
     try:
         if retry_on is not None and _is_to_retry(call, error, retry_on) and put_back(call):
             return
-        _fail_with(call, encode(error, name, call.attempt))
+        _fail_with(call, *encode(error, name, call.attempt))
     except _hot.FencedError:
         end_fenced()
 
@@ -99,30 +99,37 @@ def put(value: Any, what: str) -> Any:
 
 def put_error(error: BaseException, name: str) -> Any:
     """A ref whose value is an exception."""
-    data = encode(error, name)
+    data, holds = encode(error, name)
     ref = None
 
     def step() -> None:
         nonlocal ref
-        ref = _hot.put_error(data)
+        ref = _hot.put_error(data, holds)
 
     _with_room(step)
     return ref
 
 
-def _fail_with(call: _hot.Call, data: bytes) -> None:
+def _fail_with(call: _hot.Call, data: bytes, holds: outside.Holds) -> None:
     """Settles the call with ERROR bytes; briefly, where the object store has no room for long ones."""
     try:
-        _with_room(lambda: call.fail(data))
+        _with_room(lambda: call.fail(data, holds))
     except _hot.StoreFullError:
         _with_room(lambda: call.fail(failures.encode_briefly(data)))
 
 
-def encode(error: BaseException, name: str, attempt: int = 1) -> bytes:
-    """An exception as ERROR bytes; one about a module that is not there says where it was looked for."""
+def encode(error: BaseException, name: str, attempt: int = 1) -> tuple[bytes, outside.Holds]:
+    """An exception as ERROR bytes, and what is to be held for them.
+
+    One about a module that is not there says where it was looked for.
+    """
     if isinstance(error, ModuleNotFoundError):
         error.add_note(environment.description())
-    return failures.encode_error(error, name=name, node_id=_node_id, pid=_worker_pid, attempt=attempt)
+
+    def dump() -> bytes:
+        return failures.encode_error(error, name=name, node_id=_node_id, pid=_worker_pid, attempt=attempt)
+
+    return outside.capture(dump)
 
 
 def _is_to_retry(call: _hot.Call, error: BaseException, retry_on: tuple[type[BaseException], ...]) -> bool:

@@ -68,7 +68,7 @@ def test_close_ends_every_wait() -> None:
     for _ in range(2):
         reader.close()
         writer.close()
-    for use in (lambda: writer.write(1), lambda: reader.read(timeout=0), lambda: writer.write_error(b"")):
+    for use in (lambda: writer.write(1), lambda: reader.read(timeout=0), lambda: writer.write_error(b"", ())):
         with pytest.raises(_hot.ChannelClosed):
             use()
     assert writer.state == reader.state == _hot.CHANNEL_CLOSED

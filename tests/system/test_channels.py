@@ -94,8 +94,8 @@ def test_an_error_is_raised_where_it_is_read_and_is_used_up() -> None:
     channel = _hot.channel_create(3, SLOT_BYTES, 1)
     writer, reader = _hot.Writer(channel), _hot.Reader(channel, 0)
     with closing(writer, reader):
-        writer.write_error(encoded(ValueError("of the user")))
-        writer.write_error(encoded(KeyError("k" * 10_000)))
+        writer.write_error(encoded(ValueError("of the user")), ())
+        writer.write_error(encoded(KeyError("k" * 10_000)), ())
         writer.write("after")
         with pytest.raises(ValueError, match="of the user"):
             reader.read()
@@ -103,7 +103,7 @@ def test_an_error_is_raised_where_it_is_read_and_is_used_up() -> None:
             reader.read()
         assert reader.read() == "after"
         with pytest.raises(TypeError, match="bytes"):
-            writer.write_error("text")  # type: ignore[arg-type]
+            writer.write_error("text", ())  # type: ignore[arg-type]
 
 
 def test_what_cannot_be_pickled_is_not_written() -> None:

@@ -70,7 +70,7 @@ class FakeWriter:
     def write(self, value: Any) -> None:
         self._channel.push(True, value)
 
-    def write_error(self, data: bytes) -> None:
+    def write_error(self, data: bytes, _: Any) -> None:
         self._channel.push(False, data)
 
     def close(self) -> None:
