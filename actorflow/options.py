@@ -19,7 +19,7 @@ import math
 import numbers
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar, Literal, TypeVar
 
 POOL_MARK = "@group "  # behind it the name of a resource says of which placement group it is
@@ -85,7 +85,7 @@ def _whole(value: Any, low: int, high: int, allowed: str) -> int:
     return int(value)
 
 
-def _quantity(value: Any) -> float:
+def quantity(value: Any) -> float:
     """An amount of a resource: from 0 in steps of 0.0001."""
     allowed = "a number from 0 in steps of 0.0001"
     if not 0 <= _number(value, allowed) <= _LARGEST_AMOUNT:  # NaN too is outside
@@ -98,7 +98,7 @@ def _quantity(value: Any) -> float:
 
 def _whole_above_one(value: Any) -> float:
     """An amount of devices: a fraction of one, or whole ones."""
-    amount = _quantity(value)
+    amount = quantity(value)
     if amount > 1 and amount % 1:
         raise ValueError(f"must be whole above 1, since a fraction shares one device, not {value}")
     return amount
@@ -236,7 +236,7 @@ def _pairs(value: Any, what: str, checked: Callable[[Any], T]) -> Pairs[T]:
 
 def _custom_resources(value: Any) -> Pairs[float]:
     """Amounts of resources that have no option of their own."""
-    pairs = _pairs(value, "amounts", _quantity)
+    pairs = _pairs(value, "amounts", quantity)
     for name, _ in pairs:
         if POOL_MARK in name:
             raise ValueError(
@@ -321,6 +321,11 @@ class Options:
         vars(self).update({name: row.default for name, row in self.__dataclass_fields__.items()})
         self._take(given)
 
+    @classmethod
+    def has(cls, given_name: str) -> bool:
+        """Whether there is an option of that name."""
+        return _RAY_NAMES.get(given_name, given_name) in cls.__dataclass_fields__
+
     def merged(self: Self, **given: Any) -> Self:
         """A record with these options instead; None brings back a default."""
         record = object.__new__(type(self))
@@ -347,17 +352,22 @@ class Options:
         """Raises ValueError where options that are fine by themselves contradict each other."""
 
     def _unknown(self, name: str) -> TypeError:
-        near = difflib.get_close_matches(name, self.__dataclass_fields__, n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        allowed = ", ".join(self.__dataclass_fields__)
-        return TypeError(f"there is no {self._noun} {name!r}; {hint}Allowed are {allowed}")
+        return unknown_option(self._noun, name, self.__dataclass_fields__)
+
+
+def unknown_option(noun: str, name: str, allowed: Iterable[str]) -> TypeError:
+    """The error for an option that there is not, with the nearest of those that are allowed."""
+    names = list(allowed)
+    near = difflib.get_close_matches(name, names, n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return TypeError(f"there is no {noun} {name!r}; {hint}Allowed are {', '.join(names)}")
 
 
 @dataclasses.dataclass(frozen=True, init=False)
 class _Placed(Options):
     """What tasks and actors have in common: what they need and where they run."""
 
-    num_cpus: float | None = _row(None, _quantity, "CPUs")
+    num_cpus: float | None = _row(None, quantity, "CPUs")
     num_gpus: float = _row(0, _whole_above_one, "GPUs; a fraction shares one")
     memory: int = _row(0, _size_bytes, "bytes of memory to set aside; 0: none")
     resources: Pairs[float] = _row((), _custom_resources, "amounts of further resources, by name")
@@ -449,11 +459,7 @@ class MethodOptions(Options):
     retry_exceptions: bool | tuple[type[BaseException], ...] = _row(
         False, _exceptions, "retry on exceptions too: on all, or on those of these types"
     )
-    tensor_transport: str | None = _row(
-        None,
-        _transport,
-        "the result's tensors stay with the actor, and travel thus: 'auto', 'gloo', 'nccl', 'shm'",
-    )
+    tensor_transport: str | None = _row(None, _transport, "the result's tensors stay here, and travel thus")
 
     def _check_together(self) -> None:
         if self.tensor_transport is not None and self.num_returns not in (None, 1):
@@ -468,12 +474,8 @@ class InitOptions(Options):
 
     _noun = "af.init option"
 
-    address: str | None = _row(
-        None,
-        _address,
-        "'local': a private node, as None without ACTORFLOW_ADDRESS; 'auto', a node's name, host:port",
-    )
-    num_cpus: float | None = _row(None, _quantity, "CPUs")
+    address: str | None = _row(None, _address, "'local': a private node; 'auto', a node's name, host:port")
+    num_cpus: float | None = _row(None, quantity, "CPUs")
     num_gpus: float | None = _row(None, _whole_above_one, "GPUs")
     memory: int | None = _row(None, _size_bytes, "bytes for tasks and actors to set aside")
     resources: Pairs[float] = _row((), _custom_resources, "amounts of further resources, by name")

@@ -41,7 +41,11 @@ int hot_deadline(PyObject *timeout, uint64_t *deadline_ns) {
   *deadline_ns = UINT64_MAX;
   if (!timeout || timeout == Py_None) return 0;
   double seconds = PyFloat_AsDouble(timeout);
-  if (seconds == -1.0 && PyErr_Occurred()) return -1;
+  if (seconds == -1.0 && PyErr_Occurred()) {
+    if (PyErr_ExceptionMatches(PyExc_TypeError))
+      PyErr_Format(PyExc_TypeError, "timeout must be None or a number of seconds, not %R", timeout);
+    return -1;
+  }
   if (!(seconds >= 0)) {
     PyErr_SetString(PyExc_ValueError, "timeout must be None or a number of seconds that is at least 0");
     return -1;

@@ -64,7 +64,7 @@ async def wait(
     fetch_local: bool = True,
 ) -> tuple[list[Any], list[Any]]:
     """As `af.wait`."""
-    objects.check_wait(refs, num_returns, timeout)
+    objects.check_wait(refs, num_returns, timeout, fetch_local)
     objects.check_waitables(refs)
     items = [objects.waited_for(ref) for ref in refs]
     if len(set(items)) != len(items):
@@ -103,6 +103,8 @@ async def as_completed(
     refs: Iterable[ObjectRef[Any]], *, timeout: float | None = None
 ) -> AsyncIterator[ObjectRef[Any]]:
     """The refs, each as soon as it is done. GetTimeoutError when not all were after `timeout` seconds."""
+    if timeout is not None:
+        objects.check_timeout(timeout)
     every = _checked(list(refs))
     done: asyncio.Queue[ObjectRef[Any]] = asyncio.Queue()
     port = current_port()

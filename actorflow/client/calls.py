@@ -100,10 +100,15 @@ def returns_of(function: Any, num_returns: Returns | None, most_unread: int = -1
     """What a call of `function` gives, as the core is told: a number of refs, DYNAMIC, or a stream.
 
     `most_unread`: items of a stream that may be unread; -1: any number. Without num_returns, generators are streams.
+    ValueError: it is no stream, and `most_unread` was given.
     """
     if num_returns is None:
         is_generator = inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)
         num_returns = "streaming" if is_generator else 1
+    if most_unread > 0 and num_returns != "streaming":
+        raise ValueError(
+            f"option generator_backpressure_num_objects is for num_returns='streaming', not {num_returns!r}"
+        )
     if num_returns == "streaming":
         return _hot.STREAM - max(0, most_unread)
     return _hot.DYNAMIC if num_returns == "dynamic" else num_returns

@@ -8,7 +8,7 @@ from collections import OrderedDict
 from typing import Any
 
 from actorflow import _hot
-from actorflow.client import blocking, calls, runtime
+from actorflow.client import blocking, calls, objects, runtime
 from actorflow.client.generators import ObjectRefGenerator, call_of
 from actorflow.client.handles import name_of_method
 from actorflow.client.refs import ObjectRef
@@ -45,6 +45,8 @@ def cancel(
         ref = call_of(ref)
     if not isinstance(ref, ObjectRef):
         raise TypeError(f"cancel() takes an ObjectRef, not {ref!r}")
+    objects.check_switch("force", force)
+    objects.check_switch("recursive", recursive)
     session = runtime.require_for("this reference")
     call = _hot.call_of(ref)
     if call is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from actorflow.client import runtime
+from actorflow.client import objects, runtime
 from actorflow.client.handles import ActorHandle, Description
 
 
@@ -17,6 +17,7 @@ def kill(handle: ActorHandle, *, no_restart: bool = True) -> None:
     """
     if not isinstance(handle, ActorHandle):
         raise TypeError(f"kill() takes an actor's handle, not {handle!r}")
+    objects.check_switch("no_restart", no_restart)
     session = runtime.require_for("this handle")
     session.ask("kill_actor", [handle._actor_door.target.mailbox], no_restart=no_restart)
 
@@ -41,6 +42,7 @@ def get_actor(name: str, namespace: str | None = None) -> ActorHandle:
 
 def list_named_actors(all_namespaces: bool = False) -> list[Any]:
     """The names of the living actors of this job's namespace, sorted; {"name", "namespace"} of each of all of them."""
+    objects.check_switch("all_namespaces", all_namespaces)
     named, _ = runtime.require().ask("list_named_actors", all_namespaces=all_namespaces)
     if all_namespaces:
         return [{"name": name, "namespace": namespace} for namespace, name in named]

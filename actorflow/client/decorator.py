@@ -8,7 +8,7 @@ from typing import Any, overload
 
 from actorflow.client.actor_class import ActorClass
 from actorflow.client.remote_function import RemoteFunction
-from actorflow.options import ActorOptions, TaskOptions
+from actorflow.options import ActorOptions, TaskOptions, unknown_option
 
 
 @overload
@@ -24,14 +24,25 @@ def remote(**options: Any) -> Callable[[Any], Any]: ...
 def remote(*subjects: Any, **options: Any) -> Any:
     """Decorates a function (sync or async) or a class: `@af.remote`, or `@af.remote(num_cpus=2)`.
 
-    The options are those of TaskOptions and ActorOptions. TypeError for an unknown option or one of the wrong type
-    (for what it decorates), ValueError for an impossible value.
+    The options are those of TaskOptions and ActorOptions. TypeError for an unknown option or one of the wrong type,
+    ValueError for an impossible value; both at once, but for options that what is decorated then does not have.
     """
     if len(subjects) == 1 and not options:
         return _decorated(subjects[0], {})
     if subjects or not options:
         raise TypeError("use @remote, or @remote(option=value, ...) with at least one option")
+    _check(options)
     return lambda subject: _decorated(subject, options)
+
+
+def _check(options: dict[str, Any]) -> None:
+    """Refuses what neither a function nor a class can have."""
+    records = (TaskOptions, ActorOptions)
+    for name in options:
+        if not any(record.has(name) for record in records):
+            allowed = dict.fromkeys([*TaskOptions.__dataclass_fields__, *ActorOptions.__dataclass_fields__])
+            raise unknown_option("option of tasks or actors", name, allowed)
+    next((record for record in records if all(map(record.has, options))), ActorOptions)(**options)
 
 
 def _decorated(subject: Any, options: dict[str, Any]) -> ActorClass | RemoteFunction:

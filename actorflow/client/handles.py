@@ -414,6 +414,12 @@ class ActorHandle:
         self.__dict__[name] = method
         return method
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """AttributeError but for the handle's own parts: the actor would not see it."""
+        if name not in ActorHandle.__slots__:
+            raise AttributeError(f"{name!r} cannot be set on a handle: call a method that sets it there")
+        object.__setattr__(self, name, value)
+
     def _method(self, name: str, number: int, returns: int) -> ActorMethod:
         kind = OwnActorMethod if self._actor_door.target.mailbox == _own_mailbox else ActorMethod
         label = f"{self._actor_description.name}.{name}"

@@ -96,7 +96,7 @@ def wait(
     Raises TypeError where `refs` is no list of refs; ValueError for duplicates, a negative timeout, or
     num_returns out of range; DeadlockError; NodeDiedError.
     """
-    check_wait(refs, num_returns, timeout)
+    check_wait(refs, num_returns, timeout, fetch_local)
     if not refs:
         return [], []
     try:
@@ -119,7 +119,7 @@ def check_waitables(refs: list[Any]) -> None:
     check_items([ref for ref in refs if not isinstance(ref, ObjectRefGenerator)], TypeError)
 
 
-def check_wait(refs: Any, num_returns: Any, timeout: float | None) -> None:
+def check_wait(refs: Any, num_returns: Any, timeout: float | None, fetch_local: Any) -> None:
     """The arguments of wait but for the items of the list, which the core looks at itself."""
     if not isinstance(refs, list):
         raise TypeError(f"wait() takes a list of ObjectRefs, not {_described(refs)}")
@@ -127,9 +127,17 @@ def check_wait(refs: Any, num_returns: Any, timeout: float | None) -> None:
         check_timeout(timeout)
     if not isinstance(num_returns, int) or isinstance(num_returns, bool):
         raise TypeError(f"num_returns must be a whole number, not {_described(num_returns)}")
+    if fetch_local is not True:
+        check_switch("fetch_local", fetch_local)
     if refs and not 1 <= num_returns <= len(refs):
         check_waitables(refs)
         raise ValueError(f"num_returns={num_returns} must be from 1 to the number of refs, {len(refs)}")
+
+
+def check_switch(name: str, value: Any) -> None:
+    """TypeError where it is neither True nor False."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False, not {_described(value)}")
 
 
 def check_timeout(timeout: Any) -> None:

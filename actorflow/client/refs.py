@@ -69,6 +69,8 @@ class ObjectRef(_hot.Reference, Generic[T]):
         self, callback: Callable[[Any], object], *, context: contextvars.Context | None = None
     ) -> None:
         """Has the running loop call `callback(ref)` once the result is there. RuntimeError without a loop."""
+        if not callable(callback):
+            raise TypeError(f"callback must be a function of a ref, not {callback!r}")
         current_port().add_done_callback(self, callback, context)
 
     def remove_done_callback(self, callback: Callable[[Any], object]) -> int:

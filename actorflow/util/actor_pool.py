@@ -17,6 +17,11 @@ from actorflow.client.handles import ActorHandle
 Function = Callable[[ActorHandle, Any], Any]  # sends one call for a value, and returns what that returned
 
 
+def _check_handle(actor: Any) -> None:
+    if not isinstance(actor, ActorHandle):
+        raise TypeError(f"actors must be actor handles, and {actor!r} is none")
+
+
 class ActorPool:
     """A pool of actors of which each has one call at a time.
 
@@ -28,8 +33,7 @@ class ActorPool:
     def __init__(self, actors: Iterable[ActorHandle]) -> None:
         self._idle = list(actors)
         for actor in self._idle:
-            if not isinstance(actor, ActorHandle):
-                raise TypeError(f"actors must be actor handles, and {actor!r} is none")
+            _check_handle(actor)
         self._running: dict[int, tuple[Any, ActorHandle]] = {}  # number of the submit -> (refs, who runs it)
         self._pending: deque[tuple[Function, Any]] = deque()  # empty while an actor is idle
         self._submitted = 0
@@ -38,6 +42,8 @@ class ActorPool:
 
     def submit(self, fn: Function, value: Any) -> None:
         """Has a free actor run `fn`, or the next that becomes free. The result comes with get_next."""
+        if not callable(fn):
+            raise TypeError(f"submit() takes a function of an actor and a value, not {fn!r}")
         if not self._idle:
             self._pending.append((fn, value))
             return
@@ -122,7 +128,8 @@ class ActorPool:
         return self._idle.pop() if self._idle else None
 
     def push(self, actor: ActorHandle) -> None:
-        """Adds an actor. ValueError where the pool has it already."""
+        """Adds an actor. ValueError where the pool has it already; TypeError."""
+        _check_handle(actor)
         if actor in self._idle or any(actor == busy for _, busy in self._running.values()):
             raise ValueError("the actor is in the pool already")
         self._return(actor)

@@ -22,6 +22,7 @@ def as_completed(
     They come once `chunk_size` more are done; 1 gives each at once. Raises a call's error at its place, and
     ValueError for a chunk_size below 1.
     """
+    _check_whole("chunk_size", chunk_size)
     if chunk_size < 1:
         raise ValueError(f"chunk_size={chunk_size} must be at least 1")
     return _as_completed(list(refs), chunk_size, yield_obj_refs)
@@ -38,14 +39,24 @@ def map_unordered(
     """The results of `fn` for all items, those first that are done first.
 
     At most `backpressure_size` calls are on their way at once; None: no limit. ValueError where chunk_size is below
-    1 or above it.
+    1 or above it; TypeError.
     """
     limit = backpressure_size
+    _check_whole("chunk_size", chunk_size)
+    if limit is not None:
+        _check_whole("backpressure_size", limit)
+    if not callable(getattr(fn, "remote", None)):
+        raise TypeError(f"map_unordered() takes a remote function or a method of a handle, not {fn!r}")
     if chunk_size < 1 or (limit is not None and limit < chunk_size):
         raise ValueError(
             f"chunk_size={chunk_size} must be from 1 to backpressure_size={'no limit' if limit is None else limit}"
         )
     return _map_unordered(fn, iter(items), limit, chunk_size, yield_obj_refs)
+
+
+def _check_whole(name: str, value: Any) -> None:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{name} must be a whole number, not {value!r}")
 
 
 def _as_completed(refs: list[Any], chunk_size: int, yield_obj_refs: bool) -> Iterator[Any]:

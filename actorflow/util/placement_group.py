@@ -15,7 +15,7 @@ from actorflow.client.objects import get
 from actorflow.client.objects import wait as wait_for
 from actorflow.client.refs import ObjectRef
 from actorflow.core.resources import ResourceSet
-from actorflow.options import ANY_BUNDLE, PLACEMENT_STRATEGIES, SchedulingStrategy
+from actorflow.options import ANY_BUNDLE, PLACEMENT_STRATEGIES, SchedulingStrategy, quantity
 
 
 class PlacementGroup:
@@ -102,6 +102,9 @@ def placement_group(
     Raises TypeError and ValueError for wrong arguments, PlacementGroupError where the name is taken.
     """
     checked = _checked_bundles(bundles)
+    for what, given in (("strategy", strategy), ("lifetime", lifetime or "")):
+        if not isinstance(given, str):
+            raise TypeError(f"{what} must be a text, not {given!r}")
     if strategy not in PLACEMENT_STRATEGIES:
         raise ValueError(f"strategy must be one of {', '.join(PLACEMENT_STRATEGIES)}, not {strategy!r}")
     if not isinstance(name, str):
@@ -124,17 +127,21 @@ def _checked_bundles(bundles: Any) -> list[ResourceSet]:
     for index, bundle in enumerate(bundles):
         if not isinstance(bundle, Mapping) or not all(isinstance(name, str) and name for name in bundle):
             raise TypeError(f"bundle {index} must be a dict of amounts by name, not {bundle!r}")
-        for name, amount in bundle.items():
-            if isinstance(amount, bool) or not isinstance(amount, int | float):
-                raise TypeError(f"bundle {index}: {name} must be a number, not {amount!r}")
         try:
-            amounts = ResourceSet.from_amounts(dict(bundle))
-        except ValueError as problem:
-            raise ValueError(f"bundle {index}: {problem}") from None
+            amounts = ResourceSet.from_amounts({name: _amount(name, bundle[name]) for name in bundle})
+        except (TypeError, ValueError) as problem:
+            raise type(problem)(f"bundle {index}: {problem}") from None
         if not amounts:
             raise ValueError(f"bundle {index} is empty: {bundle!r}")
         checked.append(amounts)
     return checked
+
+
+def _amount(name: str, value: Any) -> float:
+    try:
+        return quantity(value)
+    except (TypeError, ValueError) as problem:
+        raise type(problem)(f"{name} {problem}") from None
 
 
 def remove_placement_group(placement_group: PlacementGroup) -> None:
@@ -156,7 +163,9 @@ def get_placement_group(placement_group_name: str) -> PlacementGroup:
 
 def placement_group_table(placement_group: PlacementGroup | None = None) -> dict[str, Any]:
     """What is known of a group: placement_group_id, name, bundles, bundles_to_node_id, strategy, state, and `why` for
-    one that is infeasible or removed; without an argument that of every group, by hexadecimal id."""
+    one that is infeasible or removed; without an argument that of every group, by hexadecimal id. TypeError."""
+    if not isinstance(placement_group, PlacementGroup | None):
+        raise TypeError(f"placement_group_table() takes a PlacementGroup or None, not {placement_group!r}")
     table = _table()
     return table if placement_group is None else table.get(placement_group.id.hex(), {})
 

@@ -41,6 +41,8 @@ class Queue:
 
     def __init__(self, maxsize: int = 0, actor_options: dict[str, Any] | None = None) -> None:
         _check_whole("maxsize", maxsize)
+        if not isinstance(actor_options, dict | None):
+            raise TypeError(f"actor_options must be a dict, not {actor_options!r}")
         self.maxsize = maxsize
         made: Any = _QueueActor
         self.actor: ActorHandle = made.options(**(actor_options or {})).remote(maxsize)

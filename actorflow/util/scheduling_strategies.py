@@ -33,6 +33,11 @@ class PlacementGroupSchedulingStrategy(SchedulingStrategy):
         most = placement_group.bundle_count - 1 if placement_group is not None else -1
         if not -1 <= index <= most:
             raise ValueError(f"placement_group_bundle_index must be from -1 (any) to {most}, not {index}")
+        if not isinstance(placement_group_capture_child_tasks, bool | None):
+            raise TypeError(
+                "placement_group_capture_child_tasks must be True or False, not "
+                f"{placement_group_capture_child_tasks!r}"
+            )
         self.placement_group = placement_group
         self.placement_group_bundle_index = index
         self.placement_group_capture_child_tasks = bool(placement_group_capture_child_tasks)
@@ -114,8 +119,10 @@ class NodeLabelSchedulingStrategy(SchedulingStrategy):
     def __init__(
         self, hard: Mapping[str, LabelMatch] | None = None, *, soft: Mapping[str, LabelMatch] | None = None
     ) -> None:
-        for given in (hard or {}, soft or {}):
-            pairs: list[tuple[Any, Any]] = list(given.items())
+        for what, given in (("hard", hard), ("soft", soft)):
+            if not isinstance(given, Mapping | None):
+                raise TypeError(f"{what} must be a dict of matches by the names of labels, not {given!r}")
+            pairs: list[tuple[Any, Any]] = list((given or {}).items())
             for name, match in pairs:
                 if not isinstance(name, str) or not isinstance(match, LabelMatch):
                     raise TypeError(f"labels are matched by {_OPERATORS}, not by {name!r}: {match!r}")
