@@ -1,6 +1,7 @@
 """Tasks, actors and shared objects: plain functions and classes that run in other processes of the machine.
 
-`dag` is imported at its first use (PEP 562): most programs have no graphs.
+`dag` is imported at its first use (PEP 562): most programs have no graphs. `cloudpickle` is the package, where Ray
+programs look for it.
 """
 
 import importlib
@@ -131,7 +132,10 @@ __all__ = [
 ]
 
 
+_AT_FIRST_USE = {"dag": "actorflow.dag", "cloudpickle": "cloudpickle"}
+
+
 def __getattr__(name: str) -> Any:
-    if name != "dag":
+    if name not in _AT_FIRST_USE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return importlib.import_module("actorflow.dag")
+    return importlib.import_module(_AT_FIRST_USE[name])

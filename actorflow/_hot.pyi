@@ -264,8 +264,8 @@ class Call:
         """Packs and publishes. Raises what pickling raises (then the call is still to be settled), StoreFullError,
         FencedError."""
 
-    def complete_many(self, values: Sequence[Any]) -> None:
-        """One value for each of `returns`."""
+    def complete_many(self, values: Sequence[Any], data: bytes = b"", holds: Sequence[Hold] = ()) -> None:
+        """One value for each of `returns`; or fewer, and ERROR bytes for the rest."""
 
     def complete_raw(self, data: bytes, references: Sequence[Hold] = ()) -> None: ...
     def retry(self) -> bool:

@@ -34,6 +34,7 @@ from actorflow.errors import (
     TaskCancelledError,
     TaskError,
     TaskTimeoutError,
+    TaskUnschedulableError,
     WorkerCrashedError,
 )
 from actorflow.errors import ActorError as RayActorError
@@ -46,6 +47,8 @@ from actorflow.errors import NodeDiedError as LocalRayletDiedError
 from actorflow.errors import PlacementGroupError as ActorPlacementGroupRemoved
 from actorflow.errors import PlacementGroupError as TaskPlacementGroupRemoved
 from actorflow.errors import ReconstructionFailedError as ObjectReconstructionFailedError
+from actorflow.errors import ReconstructionFailedError as ObjectReconstructionFailedLineageEvictedError
+from actorflow.errors import ReconstructionFailedError as ObjectReconstructionFailedMaxAttemptsExceededError
 from actorflow.errors import TaskError as RayTaskError
 
 __all__ = [
@@ -71,6 +74,8 @@ __all__ = [
     "ObjectFreedError",
     "ObjectLostError",
     "ObjectReconstructionFailedError",
+    "ObjectReconstructionFailedLineageEvictedError",
+    "ObjectReconstructionFailedMaxAttemptsExceededError",
     "ObjectStoreFullError",
     "OutOfDiskError",
     "OutOfMemoryError",
@@ -91,5 +96,6 @@ __all__ = [
     "TaskError",
     "TaskPlacementGroupRemoved",
     "TaskTimeoutError",
+    "TaskUnschedulableError",
     "WorkerCrashedError",
 ]

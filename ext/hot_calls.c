@@ -114,18 +114,20 @@ static af_off return_cell(const struct call *self, Py_ssize_t index) { /* 0: the
 
 /* All values are packed before the first is published, so that one that cannot be pickled leaves the call unsettled.
  * What an earlier attempt has given stays. */
-static PyObject *call_complete_many(PyObject *object, PyObject *values) {
+static PyObject *call_complete_many(PyObject *object, PyObject *args) {
   struct call *self = hot_live_call(object);
-  Py_ssize_t count = self ? PySequence_Size(values) : -1;
-  if (count < 0) return NULL;
-  if (count != (Py_ssize_t)self->returns + 1)
-    return PyErr_Format(PyExc_ValueError, "expected %u values, got %zd", self->returns + 1, count);
+  PyObject *values, *data = NULL, *holds = NULL;
+  if (!self || !PyArg_ParseTuple(args, "O|OO:complete_many", &values, &data, &holds)) return NULL;
+  Py_ssize_t given = PySequence_Size(values), count = (Py_ssize_t)self->returns + 1;
+  if (given < 0) return NULL;
+  if (data ? given >= count : given != count)
+    return PyErr_Format(PyExc_ValueError, "expected %zd values, got %zd", count, given);
   struct packed *packed = PyMem_Calloc((size_t)count, sizeof *packed);
   if (!packed) return PyErr_NoMemory();
   int status = 0;
   for (Py_ssize_t i = 0; i < count && status == 0; i++) {
-    PyObject *value = PySequence_GetItem(values, i);
-    status = value ? hot_pack(&packed[i], value) : -1;
+    PyObject *value = i < given ? PySequence_GetItem(values, i) : NULL;
+    status = value ? hot_pack(&packed[i], value) : i < given ? -1 : hot_pack_error(&packed[i], data, holds);
     Py_XDECREF(value);
   }
   for (Py_ssize_t i = count - 1; i >= 0 && status == 0; i--) {
@@ -264,7 +266,7 @@ static PyMethodDef methods[] = {
     {"tell", call_tell, METH_O, NULL},                    {"children", call_children, METH_NOARGS, NULL},
     {"arguments", call_arguments, METH_NOARGS, NULL},     {"load_function", call_load_function, METH_NOARGS, NULL},
     {"raw", call_raw, METH_NOARGS, NULL},                 {"complete", call_complete, METH_O, NULL},
-    {"complete_many", call_complete_many, METH_O, NULL},  {"complete_raw", call_complete_raw, METH_VARARGS, NULL},
+    {"complete_many", call_complete_many, METH_VARARGS, NULL},  {"complete_raw", call_complete_raw, METH_VARARGS, NULL},
     {"fail", call_fail, METH_VARARGS, NULL},              {"retry", call_retry, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL},
 };

@@ -2,8 +2,8 @@
 
 Each line comes as `(title pid=123) line`, or as a JSON object (`output_json`). Guarantees: lines of one stream of a
 process keep their order; a stream that is closed, or whose reader is gone, harms nothing; no fork of the driver
-happens in the middle of a line. Not guaranteed: that a line which the driver writes in pieces (`print(a, b)` is four of
-them) stays whole; a stream does not tell whether its last line has ended, and sys.stdout is the user's, not to be wrapped.
+happens in the middle of a line. Not guaranteed: that a line which the driver writes in pieces (`print(a, b)` is four)
+stays whole; a stream does not tell whether its last line has ended, and sys.stdout is the user's, not to be wrapped.
 """
 
 from __future__ import annotations

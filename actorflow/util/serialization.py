@@ -7,6 +7,7 @@ from typing import Any, TextIO
 
 from actorflow.wire import pickling
 from actorflow.wire.inspect import DEPTH_LIMIT, Culprit
+from actorflow.wire.pickling import deregister_serializer, register_serializer
 
 
 def inspect_serializability(
@@ -29,3 +30,6 @@ def inspect_serializability(
         return True, set()
     print(f"{culprit.path} (type {culprit.type_name}) cannot be pickled: {culprit.reason}", file=file)
     return False, {culprit}
+
+
+__all__ = ["deregister_serializer", "inspect_serializability", "register_serializer"]

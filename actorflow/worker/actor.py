@@ -116,6 +116,8 @@ class Host:
                 cls = cls.cls
             _hot.enter(call)
             instance = cls(*args, **kwargs)
+            self._printed_as = _shown(instance, self._printed_as)
+            printing.switch(self._printed_as)
             self._bodies = [Body(self._answer, "__ready__")]
             self._methods = plan.description.methods
             self._bodies += [
@@ -246,6 +248,17 @@ def _caller(instance: Any, is_async: bool) -> Callable[..., Any]:
         return await value if inspect.isawaitable(value) else value
 
     return call_in_loop if is_async else call
+
+
+def _shown(instance: Any, otherwise: bytes) -> bytes:
+    """What stands before the lines that the actor prints: what its class says of an instance, if it does."""
+    kind: Any = type(instance)
+    if kind.__repr__ is object.__repr__:
+        return otherwise
+    try:
+        return printing.title_of(repr(instance).partition("\n")[0])
+    except Exception:
+        return otherwise
 
 
 def _refuse_coroutine(call: _hot.Call, body: Body) -> None:

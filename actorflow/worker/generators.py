@@ -33,7 +33,7 @@ def collect(call: _hot.Call, value: Any, name: str) -> Any:
         return _stream(call, _iterator(value, name), name)
     if call.returns == _hot.DYNAMIC:
         return _gathered(_iterator(value, name), name)
-    return list(value) if inspect.isgenerator(value) else value
+    return _listed(value) if inspect.isgenerator(value) else value
 
 
 async def collect_async(call: _hot.Call, value: Any, name: str) -> Any:
@@ -44,8 +44,8 @@ async def collect_async(call: _hot.Call, value: Any, name: str) -> Any:
     if call.returns == _hot.DYNAMIC:
         return await _gathered_async(items or _stepwise(_iterator(value, name)), name)
     if items is not None:
-        return [item async for item in items]
-    return list(value) if inspect.isgenerator(value) else value
+        return await _listed_async(items)
+    return _listed(value) if inspect.isgenerator(value) else value
 
 
 def _iterator(value: Any, name: str) -> Iterator[Any]:
@@ -176,6 +176,26 @@ async def _stepwise(items: Iterator[Any]) -> AsyncIterator[Any]:
 
 
 # -- gathering
+
+
+def _listed(items: Iterator[Any]) -> list[Any]:
+    values = []
+    try:
+        for item in items:
+            values.append(item)
+    except Exception as error:
+        raise settling.BrokenOff(values, error) from None
+    return values
+
+
+async def _listed_async(items: AsyncIterator[Any]) -> list[Any]:
+    values = []
+    try:
+        async for item in items:
+            values.append(item)
+    except Exception as error:
+        raise settling.BrokenOff(values, error) from None
+    return values
 
 
 def _gathered(items: Iterator[Any], name: str) -> DynamicObjectRefGenerator[Any]:

@@ -5,13 +5,16 @@ A call that was started is always settled: where its result cannot be packed, th
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import os
+import sys
 import time
 from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
 from actorflow import _hot, errors
-from actorflow.client import calls
+from actorflow.client import calls, handles
 from actorflow.runtime_env import environment
 from actorflow.wire import failures, outside
 from actorflow.worker import interrupts
@@ -28,6 +31,15 @@ class ExitActor(BaseException):
     def __init__(self, calls: Sequence[_hot.Call] = ()) -> None:
         super().__init__("the actor is to end")
         self.calls = calls
+
+
+class BrokenOff(Exception):
+    """A generator has raised `error` after it had given the first values of a call with several returns."""
+
+    def __init__(self, given: Sequence[Any], error: Exception) -> None:
+        super().__init__("a generator has raised")
+        self.given = given
+        self.error = error
 
 
 def begin() -> None:
@@ -68,16 +80,23 @@ def fail(
     `retry_on`: what its body says of that, None: the body was not reached. What the caller said for this call goes
     before it.
     """
+    given: Sequence[Any] = ()
+    if isinstance(error, BrokenOff):
+        given, error = error.given, error.error
     if is_forked():
         raise error
     if call.told:
         error = interrupts.outcome(call, name)
     elif isinstance(error, SystemExit):
+        if handles.is_actor():
+            exit_process(error.code)
         error = exited(error, name)
     try:
         if retry_on is not None and _is_to_retry(call, error, retry_on) and put_back(call):
             return
-        _fail_with(call, *encode(error, name, call.attempt))
+        data, holds = encode(error, name, call.attempt)
+        if not (given and _complete_partly(call, given, data, holds)):
+            _fail_with(call, data, holds)
     except _hot.FencedError:
         end_fenced()
 
@@ -108,6 +127,17 @@ def put_error(error: BaseException, name: str) -> Any:
 
     _with_room(step)
     return ref
+
+
+def _complete_partly(call: _hot.Call, given: Sequence[Any], data: bytes, holds: outside.Holds) -> bool:
+    """Settles the first returns with what there is for them, the others with ERROR bytes. False: it cannot be done."""
+    try:
+        _with_room(lambda: call.complete_many(given, data, holds))
+    except _hot.FencedError:
+        raise
+    except Exception:  # a value that cannot be packed, or has no room, or is one too many
+        return False
+    return True
 
 
 def _fail_with(call: _hot.Call, data: bytes, holds: outside.Holds) -> None:
@@ -190,11 +220,21 @@ def _items(value: Any, count: int, name: str) -> list[Any]:
     return values
 
 
+def exit_process(code: object) -> NoReturn:
+    """sys.exit in an actor ends its process, which is its own: a death like others, after which it may restart."""
+    atexit._run_exitfuncs()
+    if isinstance(code, str):
+        print(code, file=sys.stderr)
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):  # user code may have closed it, or put anything there
+            stream.flush()
+    os._exit(code if isinstance(code, int) else int(code is not None))
+
+
 def exited(request: SystemExit, name: str) -> BaseException:
-    """sys.exit in a call ends the call, not the worker, which others use after it."""
+    """sys.exit in a task ends the task, not the worker, which others use after it."""
     error = RuntimeError(
-        f"{name!r} called sys.exit({request.code!r}): in a worker that ends the call; to end an actor, use "
-        "af.exit_actor()"
+        f"{name!r} called sys.exit({request.code!r}): that ends this call, and not the worker"
     )
     error.__cause__ = request
     return error.with_traceback(request.__traceback__)

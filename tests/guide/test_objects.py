@@ -80,3 +80,76 @@ def test_what_cannot_travel_is_named_before_it_is_sent() -> None:
         assert isinstance(ray.get(ray.put(Database())), Database)
     finally:
         ray.util.deregister_serializer(Database)
+
+
+def test_refs_among_the_arguments_of_constructors_and_methods() -> None:
+    @ray.remote
+    class Keeper:
+        def __init__(self, value: Any) -> None:
+            self.value = value
+
+        def kept(self) -> Any:
+            return self.value
+
+        def take(self, value: Any) -> Any:
+            return value
+
+    ref = ray.put("value")
+    by_value, by_reference = Keeper.remote(ref), Keeper.remote([ref])
+    assert ray.get(by_value.kept.remote()) == ray.get(by_value.take.remote(ref)) == "value"
+    assert ray.get(by_reference.kept.remote()) == ray.get(by_reference.take.remote([ref])) == [ref]
+
+
+def test_what_is_there_many_times_in_a_value_is_there_once() -> None:
+    array = np.zeros(42)
+    many = ray.get(ray.put([array] * 99))
+    assert len(many) == 99
+    assert many[0] is many[98]
+
+
+class Connection:
+    """Travels as what it takes to make it."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.lock = threading.Lock()
+
+    def __reduce__(self) -> Any:
+        return Connection, (self.path,)
+
+
+class Wrapped:
+    """One object that travels otherwise than others of its class."""
+
+    def __init__(self, held: Any) -> None:
+        self.held = held
+
+    def __reduce__(self) -> Any:
+        return Held, (self.held.number,)
+
+
+class Held:
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.lock = threading.Lock()
+
+
+def test_ways_to_have_a_class_travel() -> None:
+    assert ray.get(ray.put(Connection("/a/path"))).path == "/a/path"
+    with pytest.raises(TypeError, match="lock"):
+        ray.put(Held(1))
+    assert ray.get(ray.put(Wrapped(Held(7)))).number == 7
+    for _ in range(2):
+        ray.util.register_serializer(Held, serializer=lambda held: held.number, deserializer=Held)
+    assert ray.get(ray.put(Held(8))).number == 8
+    for _ in range(2):
+        ray.util.deregister_serializer(Held)
+    with pytest.raises(TypeError, match="lock"):
+        ray.put(Held(1))
+
+
+def test_refs_in_bytes_of_cloudpickle() -> None:
+    """Worse than a value that holds the ref: somebody has to keep the object meanwhile."""
+    ref = ray.put({"hello": "world"})
+    data = ray.cloudpickle.dumps(ref)
+    assert ray.get(ray.cloudpickle.loads(data)) == {"hello": "world"}

@@ -5,9 +5,14 @@ Where a mistake is only slow, the program is the better way; where it gives some
 
 from __future__ import annotations
 
+import functools
+import operator
 import os
 import pickle
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -259,3 +264,105 @@ def test_the_pools_of_the_standard_library() -> None:
     with ray.util.multiprocessing.Pool(2) as pool:
         assert pool.map(abs, [-1, -2, 3]) == [1, 2, 3]
         assert pool.apply(os.getpid) != os.getpid()
+
+
+def test_map_and_reduce_by_tasks() -> None:
+    @ray.remote
+    def apply(function: Any, item: int) -> int:
+        return int(function(item))
+
+    @ray.remote
+    def combine(function: Any, *items: int) -> int:
+        return int(functools.reduce(function, items))
+
+    mapped = [apply.remote(lambda item: item * 2, item) for item in range(100)]
+    assert ray.get(combine.remote(operator.add, *mapped)) == 9900
+    tree = [combine.remote(operator.add, *mapped[start : start + 20]) for start in range(0, 100, 20)]
+    assert ray.get(combine.remote(operator.add, *tree)) == 9900
+
+
+def test_a_program_follows_the_progress_of_its_tasks() -> None:
+    @ray.remote
+    class Progress:
+        def __init__(self, total: int) -> None:
+            self.total = total
+            self.done: dict[int, int] = {}
+
+        def report(self, task: int, done: int) -> None:
+            self.done[task] = done
+
+        def share(self) -> float:
+            return sum(self.done.values()) / self.total
+
+    @ray.remote
+    def sample(number: int, count: int, progress: ray.actor.ActorHandle) -> int:
+        progress.report.remote(number, count)
+        return count
+
+    progress = Progress.remote(40)
+    samples = [sample.remote(number, 10, progress) for number in range(4)]
+    assert sum(ray.get(samples)) == 40
+    while ray.get(progress.share.remote()) < 1:
+        continue
+
+
+def test_memory_limits_how_many_tasks_run_at_once() -> None:
+    half = int(ray.cluster_resources()["memory"] * 0.4)
+
+    @ray.remote(num_cpus=0, memory=half)
+    def rest() -> float:
+        return ray.available_resources()["memory"]
+
+    assert min(ray.get([rest.remote() for _ in range(10)])) >= 0
+
+
+def test_a_queue_between_processes() -> None:
+    queue = ray.util.queue.Queue(maxsize=100)
+
+    @ray.remote
+    def consume(items: Any) -> int:
+        return int(items.get(block=True))
+
+    consumers = [consume.remote(queue) for _ in range(2)]
+    for number in range(10):
+        queue.put(number)
+    assert sorted(ray.get(consumers)) == [0, 1]
+    assert queue.qsize() == 8
+
+
+def test_mistake_a_get_that_nobody_needs() -> None:
+    """Pass the ref on: a get between two tasks waits here for what the second one can wait for itself."""
+
+    @ray.remote
+    def start() -> list[int]:
+        return [1, 2, 3]
+
+    @ray.remote
+    def double(numbers: list[int]) -> list[int]:
+        return [2 * number for number in numbers]
+
+    assert ray.get(double.remote(double.remote(start.remote()))) == [4, 8, 12]
+
+
+SPAWNING = """
+import concurrent.futures, multiprocessing
+import numpy as np
+import actorflow as ray
+
+if __name__ == "__main__":
+    ray.init(num_cpus=1)
+    ones = ray.get(ray.put(np.ones(100_000)))
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(1, mp_context=context) as executor:
+        assert executor.submit(np.sum, ones).result() == 100_000
+"""
+
+
+def test_processes_that_are_spawned_take_values_of_the_store(tmp_path: Path) -> None:
+    """In a process of its own: the standard library's helper process stays until that ends."""
+    script = tmp_path / "spawning.py"
+    script.write_text(SPAWNING)
+    root = Path(__file__).resolve().parents[2]
+    subprocess.run(
+        [sys.executable, str(script)], check=True, timeout=60, env={**os.environ, "PYTHONPATH": str(root)}
+    )

@@ -425,19 +425,35 @@ def test_exit_actor_is_for_actors() -> None:
         af.exit_actor()
 
 
-def test_sys_exit_in_a_method_is_an_error_of_the_call() -> None:
-    @af.remote
-    class Stubborn:
-        def leave(self) -> None:
-            raise SystemExit(4)
+class Leaving:
+    def leave(self, code: object) -> None:
+        raise SystemExit(code)
 
-        def here(self) -> bool:
-            return True
+    def here(self) -> bool:
+        return True
 
-    stubborn = Stubborn.remote()
-    with pytest.raises(RuntimeError, match=r"sys.exit\(4\)"):
-        af.get(stubborn.leave.remote())
-    assert af.get(stubborn.here.remote())
+
+class LeavingLoop(Leaving):
+    async def leave_soon(self, code: object) -> None:
+        await asyncio.sleep(0)
+        self.leave(code)
+
+
+@pytest.mark.parametrize(("code", "shown"), [(4, 4), (0, 0), (None, 0), ("a reason", 1)], ids=str)
+def test_sys_exit_in_a_method_ends_the_actors_process(code: object, shown: int) -> None:
+    plain, loop = af.remote(Leaving), af.remote(LeavingLoop)
+    for actor, name in [
+        (plain.remote(), "leave"),
+        (plain.options(max_concurrency=2).remote(), "leave"),
+        (loop.remote(), "leave"),
+        (loop.remote(), "leave_soon"),
+    ]:
+        with pytest.raises(af.ActorDiedError, match=f"exit code {shown}"):
+            af.get(getattr(actor, name).remote(code))
+    restarted = plain.options(max_restarts=1).remote()
+    with pytest.raises(af.ActorUnavailableError, match=f"exit code {shown}"):
+        af.get(restarted.leave.remote(code))
+    assert af.get(restarted.here.remote())
 
 
 def test_named_actors() -> None:

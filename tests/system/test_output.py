@@ -54,6 +54,32 @@ def run(script: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return done
 
 
+def test_an_actor_that_has_a_repr_is_called_so() -> None:
+    done = run("""
+@af.remote
+class Stage:
+    def __init__(self, number):
+        self.number = number
+
+    def __repr__(self):
+        if self.number < 0:
+            raise ValueError("no number")
+        return f"Stage(number={self.number})"
+
+    def say(self):
+        print("hello")
+        return os.getpid()
+
+with af.init(num_cpus=1):
+    for number in (1, -1):
+        print(af.get(Stage.remote(number).say.remote()))
+""")
+    lines = set(done.stdout.splitlines())
+    pids = [line for line in lines if line.isdigit()]
+    assert any(f"(Stage(number=1) pid={pid}) hello" in lines for pid in pids), lines
+    assert any(f"(Stage pid={pid}) hello" in lines for pid in pids), lines
+
+
 def test_lines_bear_the_name_and_the_process_of_the_call() -> None:
     done = run("""
 with af.init(num_cpus=1):

@@ -14,7 +14,7 @@ import actorflow as ray
 TOP = (
     "init shutdown is_initialized remote get put wait kill get_actor method nodes cluster_resources "
     "available_resources get_runtime_context get_gpu_ids ObjectRef ObjectRefGenerator cancel "
-    "util exceptions actor remote_function"
+    "util exceptions actor remote_function cloudpickle"
 )
 
 MODULES = {
@@ -42,7 +42,9 @@ MODULES = {
     "ObjectLostError ObjectFreedError OwnerDiedError ObjectReconstructionFailedError OutOfMemoryError OutOfDiskError "
     "NodeDiedError LocalRayletDiedError PendingCallsLimitExceeded RuntimeEnvSetupError AuthenticationError "
     "RayChannelError RayChannelTimeoutError RayCgraphCapacityExceeded TaskPlacementGroupRemoved "
-    "ActorPlacementGroupRemoved",
+    "ActorPlacementGroupRemoved TaskUnschedulableError ObjectReconstructionFailedLineageEvictedError "
+    "ObjectReconstructionFailedMaxAttemptsExceededError",
+    "actorflow.util.serialization": "register_serializer deregister_serializer inspect_serializability",
 }
 
 
