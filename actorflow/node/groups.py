@@ -63,6 +63,10 @@ class Groups:
         """The living group of that name."""
         return self._groups.named(namespace, name)
 
+    def nearest(self, namespace: str, name: str) -> list[str]:
+        """Names of living groups that are like a wrong one."""
+        return self._groups.nearest(namespace, name)
+
     def inside(self, place: Sequence[Any], shape: ResourceSet) -> ResourceSet:
         """What a call takes in a (group, bundle index, ...). PlacementGroupError: it never can."""
         return self._groups.inside(GroupId(int(place[0])), int(place[1]), shape)

@@ -139,9 +139,12 @@ class Requests:
         return NOTHING
 
     def get_group(self, request: Request) -> Answer:
-        """{"name"} -> [number, bundles]; nothing when there is none."""
-        group = self._node.groups.named(self._job(request).namespace, request.field("name", str))
-        return (facts_of(group), ()) if group is not None else NOTHING
+        """{"name"} -> [[number, bundles], []]; when there is none [None, near names]."""
+        namespace, name = self._job(request).namespace, request.field("name", str)
+        group = self._node.groups.named(namespace, name)
+        if group is not None:
+            return [facts_of(group), []], ()
+        return [None, self._node.groups.nearest(namespace, name)], ()
 
     def list_groups(self, _: Request) -> Answer:
         """-> facts of each placement group, by its id."""

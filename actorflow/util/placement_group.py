@@ -155,9 +155,10 @@ def get_placement_group(placement_group_name: str) -> PlacementGroup:
     """The living group of that name in the job's namespace. ValueError: there is none. TypeError: no text."""
     if not isinstance(placement_group_name, str):
         raise TypeError(f"the name of a placement group is a text, not {placement_group_name!r}")
-    found, _ = runtime.require().ask("get_group", name=placement_group_name)
+    (found, near), _ = runtime.require().ask("get_group", name=placement_group_name)
     if found is None:
-        raise ValueError(f"there is no placement group named {placement_group_name!r}")
+        hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
+        raise ValueError(f"there is no placement group named {placement_group_name!r}{hint}")
     return PlacementGroup(*found)
 
 

@@ -210,6 +210,8 @@ def test_names_of_groups() -> None:
     group = placement_group([{"CPU": 1}], name="team")
     assert get_placement_group("team") == group
     assert get_placement_group("team").bundle_specs == [{"CPU": 1}]
+    with pytest.raises(ValueError, match=r"named 'teams'; did you mean 'team'\?"):
+        get_placement_group("teams")
     with pytest.raises(af.PlacementGroupError, match="has that name already"):
         placement_group([{"CPU": 1}], name="team")
     remove_placement_group(group)
