@@ -76,6 +76,8 @@ class LabelMatch:
         for value in values:
             if not isinstance(value, str):
                 raise TypeError(f"{type(self).__name__} takes texts, not {value!r}")
+        if not values and self.operator in (In.operator, NotIn.operator):
+            raise ValueError(f"{type(self).__name__} takes at least one text")
         self.values = values
 
     def __repr__(self) -> str:

@@ -159,6 +159,7 @@ PLACES: list[Misuse] = [
     (lambda it: it.where.NodeLabelSchedulingStrategy(soft=5), TypeError, "soft must be a dict of matches"),
     (lambda it: it.where.NodeLabelSchedulingStrategy({"a": "b"}), TypeError, "labels are matched by In, "),
     (lambda it: it.where.In(1), TypeError, "In takes texts, not 1"),
+    (lambda it: it.where.NotIn(), ValueError, "NotIn takes at least one text"),
 ]
 HELPERS: list[Misuse] = [
     (lambda it: it.util.ActorPool([5]), TypeError, "must be actor handles, and 5 is none"),
