@@ -169,14 +169,13 @@ def test_async_and_threaded_actors_start_what_is_ready() -> None:
 
 def test_cancelling_a_call_of_an_async_actor() -> None:
     @ray.remote
-    class Sleeper:
+    class Waiting:
         def __init__(self) -> None:
             self.heard = False
 
-        async def sleep(self, gate: Any, catches: bool) -> str:
-            await gate.pass_through.remote()
+        async def wait(self, gate: Any, catches: bool) -> str:
             try:
-                await asyncio.sleep(600)
+                await gate.pass_through.remote()
             except asyncio.CancelledError:
                 self.heard = True
                 if not catches:
@@ -186,11 +185,10 @@ def test_cancelling_a_call_of_an_async_actor() -> None:
         async def has_heard(self) -> bool:
             return self.heard
 
-    sleeper = Sleeper.remote()
+    waiting = Waiting.remote()
     for catches in (False, True):
         gate = bodies.Gate.remote()
-        ray.get(gate.open.remote())
-        ref = sleeper.sleep.remote(gate, catches)
+        ref = waiting.wait.remote(gate, catches)
         ray.get(gate.arrived.remote(1))
         ray.cancel(ref)
         if catches:  # better: what it returns is the result
@@ -198,7 +196,7 @@ def test_cancelling_a_call_of_an_async_actor() -> None:
         else:
             with pytest.raises(ray.exceptions.TaskCancelledError):
                 ray.get(ref)
-        assert ray.get(sleeper.has_heard.remote())
+        assert ray.get(waiting.has_heard.remote())
 
 
 def test_cancelling_a_call_of_a_sync_actor() -> None:
