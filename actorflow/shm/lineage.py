@@ -183,7 +183,10 @@ class LineageStore:
     def lose(self, spilled: int, error: bytes) -> bool:
         """Tells who waits with an encoded error. False: there is no room for that."""
         data: Any = ffi.from_buffer("uint8_t[]", error)
-        if lib.af_store_error_create(self._client, data, len(error), self._block, self._hold) != _OK:
+        if (
+            lib.af_store_error_create(self._client, data, len(error), ffi.NULL, 0, self._block, self._hold)
+            != _OK
+        ):
             return False
         held = Held(int(self._block[0]), int(self._hold[0]))
         lib.af_spill_lose(self._client, spilled, held.block)
