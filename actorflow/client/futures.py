@@ -83,8 +83,9 @@ class _Completer:
     @staticmethod
     async def _complete(reference: _hot.Reference, future: concurrent.futures.Future[Any]) -> None:
         try:
+            port = current_port()
             if not reference.is_done():
-                await current_port().wait_some([reference], 1)
+                await port.wait_some([reference], 1)
             if not _settle(reference, future):
                 kept = Kept(reference)
                 await asyncio.to_thread(kept.bring_back)

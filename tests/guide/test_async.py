@@ -19,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("runtime")
 @pytest.fixture(scope="module", autouse=True)
 def thread_of_futures(runtime: ray.Runtime) -> None:
     """It is started by the first future, and lives as long as the runtime."""
-    bodies.echo.remote(0).future().result()
+    bodies.start_futures()
 
 
 def test_refs_as_futures_of_asyncio_and_of_threads() -> None:

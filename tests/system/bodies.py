@@ -123,3 +123,11 @@ class Starter:
     def child_total(self) -> int:
         total: int = af.get(self.child.add.remote())
         return total
+
+
+def start_futures() -> None:
+    """From now on the thread is there that completes `ref.future()`, with what it keeps open."""
+    gate: Any = Gate.remote()
+    future = gate.pass_through.remote().future()
+    gate.open.remote()
+    future.result()

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 import actorflow as af
-from tests.system import book_programs, keepers
+from tests.system import bodies, book_programs
 
 STORE_BYTES = 64 * 1024 * 1024  # so that there is spilling
 
@@ -15,7 +15,7 @@ STORE_BYTES = 64 * 1024 * 1024  # so that there is spilling
 @pytest.fixture(scope="module")
 def books() -> Iterator[book_programs.Books]:
     with af.init(num_cpus=4, object_store_memory=STORE_BYTES, log_to_driver=False):
-        keepers.identity.remote(0).future().result()  # starts the thread that is there from then on
+        bodies.start_futures()
         made = book_programs.Books()
         yield made
         made.close()
