@@ -102,7 +102,7 @@ class ActorClass:
         try:
             target.submit_first(0, (plan, *args), kwargs, -1 if self._options.max_restarts else 0)
         except Exception as error:
-            raise calls.translated(error, lambda: calls.argument_parts(self.cls, args, kwargs)) from None
+            calls.raise_translated(error, lambda: calls.argument_parts(self.cls, args, kwargs))
         return self._registered(session, actor, mailbox, plan.description, environment)
 
     __call__ = remote

@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 import time
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, NoReturn
 
 from actorflow import _hot, config, errors
 from actorflow.client import blocking
@@ -28,15 +28,26 @@ _TOO_LARGE = (
 )
 
 
+_NAMED = "_is_named"  # an error has it that names what was being pickled already: a part of something else
+
+
 def translated(error: Exception, parts: Callable[[], Parts]) -> Exception:
     """The public error for what `_hot` or the pickler raised; `parts()`: what was being pickled, by name."""
     if isinstance(error, _hot.NodeGoneError):
         return _as_exception(blocking.node_error())
     if isinstance(error, _hot.StoreFullError):
         return store_full(error) if len(error.args) > 1 else ValueError(_TOO_LARGE)
-    if isinstance(error, TypeError) and isinstance(error.__cause__, Exception):
-        return pickling.explained(error.__cause__, parts())
+    if type(error) is TypeError and isinstance(error.__cause__, Exception) and not hasattr(error, _NAMED):
+        named = pickling.explained(error.__cause__, parts())
+        setattr(named, _NAMED, True)
+        return named
     return error
+
+
+def raise_translated(error: Exception, parts: Callable[[], Parts]) -> NoReturn:
+    """Raises that error, with what the value's own code raised, if it did, as its cause."""
+    found = translated(error, parts)
+    raise found from found.__cause__
 
 
 def store_full(error: _hot.StoreFullError) -> errors.ObjectStoreFullError:

@@ -54,7 +54,7 @@ class Export:
             try:
                 self._reference = _hot.put(travels_as)
             except Exception as error:
-                raise calls.translated(error, lambda: [(_title(subject), subject)]) from None
+                calls.raise_translated(error, lambda: [(_title(subject), subject)])
             self._session = session
         return self._reference
 

@@ -277,7 +277,7 @@ class ActorMethod:
                     self._retry,
                 )
             )
-        raise calls.translated(error, lambda: calls.argument_parts(None, args, kwargs)) from None
+        calls.raise_translated(error, lambda: calls.argument_parts(None, args, kwargs))
 
     def bind(self, *args: Any, **kwargs: Any) -> Any:
         """A node of a graph: this method with these arguments, among which may be other nodes. See `af.dag`."""
@@ -351,7 +351,7 @@ def _exported_types(types: tuple[type[BaseException], ...]) -> _hot.Reference:
     try:
         exported: _hot.Reference = _hot.put(types)
     except Exception as error:
-        raise calls.translated(error, lambda: [("method option retry_exceptions", types)]) from None
+        calls.raise_translated(error, lambda: [("method option retry_exceptions", types)])
     return exported
 
 

@@ -35,7 +35,7 @@ def _put_again(value: Any, error: Exception) -> ObjectRef[Any]:
         return put(value)
     if isinstance(error, _hot.FullError):
         return calls.again_with_room(lambda: _hot.put(value))  # type: ignore[no-any-return]
-    raise calls.translated(error, lambda: [("value", value)]) from None
+    calls.raise_translated(error, lambda: [("value", value)])
 
 
 def get(refs: Gettable | list[ObjectRef[Any]] | list[ReadOnce], *, timeout: float | None = None) -> Any:

@@ -134,7 +134,7 @@ class RemoteFunction:
                     0, args, kwargs, self._returns, self._reference, True, self._retries, self._retry
                 )
             )
-        raise calls.translated(error, lambda: calls.argument_parts(self.function, args, kwargs)) from None
+        calls.raise_translated(error, lambda: calls.argument_parts(self.function, args, kwargs))
 
     def unbind(self) -> None:
         """The session has ended: the next call begins with another one."""

@@ -135,7 +135,8 @@ class CompiledGraph:
                 try:  # the same, quicker
                     writer.write(args[0], self._options.submit_timeout)
                 except BaseException as error:
-                    raise self._unwritten(0, args[0], error) from None
+                    found = self._unwritten(0, args[0], error)
+                    raise found from found.__cause__
                 index = self._begun
                 stream = self._only_stream
                 result = self._refs(index) if stream is None else CompiledRef(self, stream, index)
@@ -201,7 +202,8 @@ class CompiledGraph:
             try:
                 self._inputs[number][1].write(value, self._options.submit_timeout)
             except BaseException as error:
-                raise self._unwritten(number, value, error) from None
+                found = self._unwritten(number, value, error)
+                raise found from found.__cause__
 
     def _unwritten(self, number: int, value: Any, error: BaseException) -> BaseException:
         """A part of the input could not be written: takes back what was, and says what the user is told."""

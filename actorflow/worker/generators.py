@@ -93,7 +93,7 @@ def _give(call: _hot.Call, value: Any, name: str) -> int:
         return _hot.STREAM_UNWANTED
     except Exception as error:
         number = _hot.stream_index(call)
-        raise calls.translated(error, lambda: [(f"item {number} of {name!r}", value)]) from None
+        calls.raise_translated(error, lambda: [(f"item {number} of {name!r}", value)])
 
 
 def _close(items: Iterator[Any]) -> None:

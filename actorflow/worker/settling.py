@@ -112,7 +112,7 @@ def put(value: Any, what: str) -> Any:
     try:
         _with_room(step)
     except Exception as error:
-        raise calls.translated(error, lambda: [(what, value)]) from None
+        calls.raise_translated(error, lambda: [(what, value)])
     return ref
 
 

@@ -46,6 +46,19 @@ def test_an_argument_that_cannot_be_pickled_is_named_with_its_member() -> None:
         bodies.Counter.remote(threading.Lock())
 
 
+class Refusing:
+    def __reduce__(self) -> Any:
+        raise LookupError("not now")
+
+
+def test_what_a_values_own_pickling_raises_is_the_cause() -> None:
+    counter = bodies.Counter.remote()
+    for refused in (af.put, bodies.echo.remote, counter.note.remote, bodies.Counter.remote):
+        with pytest.raises(TypeError, match=r"Refusing\): not now") as caught:
+            refused(Refusing())
+        assert isinstance(caught.value.__cause__, LookupError)
+
+
 def test_a_method_of_a_class_instead_of_an_actor() -> None:
     with pytest.raises(
         AttributeError, match=r"make one with Counter\.remote\(\.\.\.\), and call its add\.remote"
