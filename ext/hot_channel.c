@@ -125,11 +125,10 @@ static int sleep_until(struct end *self, uint64_t deadline_ns) {
 
 static int wait_asleep(struct end *self, uint64_t deadline_ns) {
   struct session *session = self->session;
-  uint64_t begin_ns = af_now_ns();
-  af_mailbox_block(&session->client);
+  uint64_t begin_ns = af_now_ns(), inside = af_mailbox_block(&session->client);
   int status = sleep_until(self, deadline_ns);
   if (!hot_live(session)) return -1;
-  af_mailbox_unblock(&session->client);
+  af_mailbox_unblock(&session->client, inside);
   hot_learn(&session->client, &self->doubt, begin_ns);
   return status;
 }

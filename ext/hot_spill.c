@@ -73,11 +73,9 @@ static int lost_error(struct session *session, const struct af_spilled *of) {
 }
 
 /* One sleep; once its call runs again the CPU is given back, for the whole wait. */
-static int restored_sleep(struct session *session, struct af_spilled *of, uint32_t turn, uint64_t most_ns, bool *gave_back) {
-  if (!*gave_back && atomic_load_explicit(&of->rebuilding, memory_order_acquire)) {
-    af_mailbox_block(&session->client);
-    *gave_back = true;
-  }
+static int restored_sleep(struct session *session, struct af_spilled *of, uint32_t turn, uint64_t most_ns, uint64_t *inside) {
+  if (*inside == 0 && atomic_load_explicit(&of->rebuilding, memory_order_acquire))
+    *inside = af_mailbox_block(&session->client);
   return sleep_on(session, &of->turn, turn, most_ns);
 }
 
@@ -86,17 +84,17 @@ static int restored_wait(struct session *session, af_off spilled, uint64_t deadl
   struct af_client *client = &session->client;
   struct af_spilled *of = AF_AT(client, struct af_spilled, spilled);
   uint32_t turn = atomic_load(&of->turn);
-  bool gave_back = false;
+  uint64_t inside = 0;
   int status = 0;
   if (af_value_word(client, of->cell) != (spilled | AF_VALUE_SPILLED)) return 0;
   while (status == 0 && atomic_load(&of->turn) == turn) {
     af_spill_ask(client, spilled); /* again after each sleep: a ring may be lost */
     uint64_t now = af_now_ns();
-    status = now < deadline_ns ? restored_sleep(session, of, turn, deadline_ns - now, &gave_back) : -1;
+    status = now < deadline_ns ? restored_sleep(session, of, turn, deadline_ns - now, &inside) : -1;
     if (now >= deadline_ns) hot_raise(AF_TIMEOUT, "the value was not back from disk in time");
   }
   if (!hot_live(session)) return -1;
-  if (gave_back) af_mailbox_unblock(client);
+  af_mailbox_unblock(client, inside);
   if (status < 0) return -1;
   switch (atomic_load(&of->failure)) {
     case AF_SPILL_NONE: return 0;

@@ -69,13 +69,13 @@ static PyObject *stream_wait(PyObject *module, PyObject *object) {
   struct af_client *client = &session->client;
   int status = af_stream_look(client, call, item);
   if (status == AF_FULL) {
-    af_mailbox_block(client);
+    uint64_t inside = af_mailbox_block(client);
     session_enter_wait(session);
     Py_BEGIN_ALLOW_THREADS
     status = af_stream_wait(client, call, item, (uint64_t)AF_SLEEP_MS * 1000000u);
     Py_END_ALLOW_THREADS
     if (!session_leave_wait(session)) return NULL;
-    af_mailbox_unblock(client);
+    af_mailbox_unblock(client, inside);
     if (hot_after_sleep(session, status == AF_FULL ? AF_TIMEOUT : status) < 0) return NULL;
   }
   return PyLong_FromLong(state_of(status));

@@ -101,14 +101,13 @@ int hot_wait_cell(struct session *session, af_off cell, uint64_t deadline_ns) {
     int done = spin_on_cell(session, cell);
     if (done != 0) return done < 0 ? -1 : 0;
   }
-  uint64_t begin_ns = af_now_ns();
-  af_mailbox_block(client);
+  uint64_t begin_ns = af_now_ns(), inside = af_mailbox_block(client);
   bool said = deadline_ns == UINT64_MAX && hot_runs_alone();
   uint64_t before = said ? af_deadlock_begin(client, cell) : 0;
   int status = sleep_on_cell(session, cell, deadline_ns, said);
   if (!hot_live(session)) return status;
   if (said) af_deadlock_end(client, before);
-  af_mailbox_unblock(client);
+  af_mailbox_unblock(client, inside);
   hot_learn(client, &session->reply_doubt, begin_ns);
   return status;
 }
@@ -249,7 +248,7 @@ static int wait_asleep(struct waiting *waiting, uint64_t deadline_ns) {
   struct af_client *client = &waiting->session->client;
   uint8_t board;
   af_off unused;
-  af_mailbox_block(client);
+  uint64_t inside = af_mailbox_block(client);
   int status;
   if (af_board_create(client, &board, &unused) == AF_OK) {
     watch_all(waiting, board, true);
@@ -259,7 +258,7 @@ static int wait_asleep(struct waiting *waiting, uint64_t deadline_ns) {
       af_board_destroy(client, board);
     }
   } else status = sleep_without_board(waiting, deadline_ns);
-  if (hot_live(waiting->session)) af_mailbox_unblock(client);
+  if (hot_live(waiting->session)) af_mailbox_unblock(client, inside);
   return status;
 }
 

@@ -124,6 +124,8 @@ struct af_client {
   uint64_t random;      /* xorshift state, for where to look first */
   uint64_t calls;       /* calls made by this client; the call number */
   uint64_t waits;       /* waits that were said to others: deadlock.h */
+  uint64_t calls_ended; /* of a shared mailbox, and threads that wait inside the one that runs: af_mailbox_block */
+  uint32_t waiting_inside;
   /* tests only: end or stop this process at a numbered point (AF_POINTS builds) */
   int32_t point, point_signal, point_countdown;
 };

@@ -60,12 +60,36 @@ void af_capacity_give(struct af_client *client, struct af_mailbox *mailbox) {
     af_mailbox_node_ring(client, mailbox);
 }
 
+/* No longer counted as waiting; between change_begin and change_end. */
+static void blocked_clear(struct af_client *client, struct af_mailbox *mailbox) {
+  atomic_fetch_sub_explicit(&mailbox->blocked, 1, memory_order_release);
+  AF_POINT(client, 677);
+  mark_set(&client->slot->blocked, 0);
+}
+
+/* Threads of the call that still wait are not inside it any more: what they unblock later is nothing. */
+static void call_end(struct af_client *client, struct af_mailbox *mailbox) {
+  client->calls_ended++;
+  client->waiting_inside = 0;
+  if (mark(&client->slot->blocked)) {
+    change_begin(client);
+    blocked_clear(client, mailbox);
+    change_end(client);
+  }
+  if (mark(&client->slot->token))
+    af_capacity_give(client, mailbox);
+}
+
+static bool is_inside(const struct af_client *client) {
+  return mark(&client->slot->token) || mark(&client->slot->blocked);
+}
+
 void af_mailbox_task_done(struct af_client *client) {
   struct af_mailbox *mailbox = serving(client);
-  if (mailbox == NULL || !mark(&client->slot->token))
+  if (mailbox == NULL || !is_inside(client))
     return;
   uint32_t outer = af_op_begin(client, AF_OP_CAPACITY);
-  af_capacity_give(client, mailbox);
+  call_end(client, mailbox);
   af_op_end(client, outer);
 }
 
@@ -88,9 +112,7 @@ void af_mailbox_leave(struct af_client *client, af_off mailbox) {
   if (of == NULL || AF_OFF(client, of) != mailbox)
     return;
   uint32_t outer = af_op_begin(client, AF_OP_CAPACITY);
-  af_mailbox_unblock(client);
-  if (mark(&client->slot->token))
-    af_capacity_give(client, of);
+  call_end(client, of);
   change_begin(client);
   atomic_fetch_sub_explicit(&of->readers, 1, memory_order_release);
   AF_POINT(client, 673);
@@ -104,16 +126,16 @@ void af_mailbox_leave(struct af_client *client, af_off mailbox) {
 
 /* ---- waiting inside a call ---- */
 
-void af_mailbox_block(struct af_client *client) {
-  struct af_mailbox *mailbox = serving(client);
-  if (mailbox == NULL || !mark(&client->slot->token))
-    return;
+/* Another call may have been taken while a thread of this one waits (by an event loop): marked already then. */
+static void capacity_lend(struct af_client *client, struct af_mailbox *mailbox) {
   uint32_t outer = af_op_begin(client, AF_OP_CAPACITY);
-  change_begin(client);
-  atomic_fetch_add_explicit(&mailbox->blocked, 1, memory_order_release);
-  AF_POINT(client, 674);
-  mark_set(&client->slot->blocked, 1);
-  change_end(client);
+  if (!mark(&client->slot->blocked)) {
+    change_begin(client);
+    atomic_fetch_add_explicit(&mailbox->blocked, 1, memory_order_release);
+    AF_POINT(client, 674);
+    mark_set(&client->slot->blocked, 1);
+    change_end(client);
+  }
   af_capacity_give(client, mailbox);
   AF_POINT(client, 675);
   if (af_mailbox_has_mail(client, AF_OFF(client, mailbox)))
@@ -121,21 +143,36 @@ void af_mailbox_block(struct af_client *client) {
   af_op_end(client, outer);
 }
 
-/* The call goes on whatever is allowed: more may execute than that until the next one ends. */
-void af_mailbox_unblock(struct af_client *client) {
+uint64_t af_mailbox_block(struct af_client *client) {
   struct af_mailbox *mailbox = serving(client);
-  if (mailbox == NULL || !mark(&client->slot->blocked))
-    return;
+  if (mailbox == NULL || !is_inside(client))
+    return 0;
+  client->waiting_inside++;
+  if (mark(&client->slot->token))
+    capacity_lend(client, mailbox);
+  return client->calls_ended + 1;
+}
+
+/* The call goes on whatever is allowed: more may execute than that until the next one ends. */
+static void capacity_retake(struct af_client *client, struct af_mailbox *mailbox) {
   uint32_t outer = af_op_begin(client, AF_OP_CAPACITY);
   change_begin(client);
-  atomic_fetch_add_explicit(&mailbox->executing, 1, memory_order_acq_rel);
-  AF_POINT(client, 676);
-  mark_set(&client->slot->token, 1);
-  atomic_fetch_sub_explicit(&mailbox->blocked, 1, memory_order_release);
-  AF_POINT(client, 677);
-  mark_set(&client->slot->blocked, 0);
+  if (!mark(&client->slot->token)) {
+    atomic_fetch_add_explicit(&mailbox->executing, 1, memory_order_acq_rel);
+    AF_POINT(client, 676);
+    mark_set(&client->slot->token, 1);
+  }
+  blocked_clear(client, mailbox);
   change_end(client);
   af_op_end(client, outer);
+}
+
+void af_mailbox_unblock(struct af_client *client, uint64_t call) {
+  struct af_mailbox *mailbox = serving(client);
+  if (mailbox == NULL || call != client->calls_ended + 1 || --client->waiting_inside > 0)
+    return;
+  if (mark(&client->slot->blocked))
+    capacity_retake(client, mailbox);
 }
 
 /* ---- the node ---- */

@@ -123,12 +123,14 @@ void af_mailbox_rouse(struct af_client *client, af_off mailbox);
  * the sleepers alone. Returned: it has looked, or will not come. */
 void af_mailbox_return(struct af_client *client);
 void af_mailbox_returned(struct af_client *client, struct af_mailbox *mailbox);
-/* SHARED: this reader joins or leaves; begins and ends a blocking wait inside a call; ends a task. */
+/* SHARED: this reader joins or leaves; ends a task; begins and ends a blocking wait inside a call. Several threads of it
+ * may wait: capacity is given back by the first and taken again when none waits any more, so that what each waits for can
+ * run. `call` is what `block` gave: which call it was inside, for a thread that outlives it; 0: none. */
 void af_mailbox_join(struct af_client *client, af_off mailbox);
 void af_mailbox_leave(struct af_client *client, af_off mailbox);
-void af_mailbox_block(struct af_client *client);
-void af_mailbox_unblock(struct af_client *client);
 void af_mailbox_task_done(struct af_client *client);
+uint64_t af_mailbox_block(struct af_client *client);
+void af_mailbox_unblock(struct af_client *client, uint64_t call);
 /* Node: sets allowed; lowering goes no lower than active now. Returns what is allowed after it. */
 uint32_t af_mailbox_allow(struct af_client *node, af_off mailbox, uint32_t allowed);
 struct af_mailbox_facts { uint64_t depth; uint32_t allowed, active, readers, blocked, sleepers, closed, abandoned, lanes; };

@@ -355,6 +355,7 @@ int af_fork_child(struct af_client *client, uint32_t index, uint32_t epoch) {
   for (int i = 0; i < AF_CLASSES; i++)
     client->arenas[i] = (struct af_arena){.span = -1, .owned = 0};
   client->calls = 0;
+  client->waiting_inside = 0;
   return af_segment_equip(client);
 }
 

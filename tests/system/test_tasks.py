@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +124,17 @@ def test_many_parents_each_waiting_for_children() -> None:
         return sum(af.get([bodies.echo.remote(number) for _ in range(3)]))
 
     assert af.get([parent.remote(number) for number in range(40)]) == [3 * number for number in range(40)]
+
+
+def test_threads_of_a_task_wait_for_children_one_by_one() -> None:
+    child = bodies.echo.options(num_cpus=4)
+
+    @af.remote(num_cpus=4)
+    def parent() -> list[int]:
+        with ThreadPoolExecutor(4) as threads:
+            return list(threads.map(lambda number: af.get(child.remote(number)), range(8)))
+
+    assert af.get(parent.remote(), timeout=DEADLINE_S) == list(range(8))
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 5])

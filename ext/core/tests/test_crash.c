@@ -90,8 +90,8 @@ static bool read_one(struct victim *victim, af_off mailbox) {
   if (af_mailbox_take(&victim->client, mailbox, &cell, &hold) != AF_OK)
     return false;
   if (dice(victim, 4) == 0) {
-    af_mailbox_block(&victim->client);
-    af_mailbox_unblock(&victim->client);
+    uint64_t inside = af_mailbox_block(&victim->client);
+    af_mailbox_unblock(&victim->client, inside);
   }
   if (dice(victim, 2))
     af_mailbox_return(&victim->client);

@@ -157,11 +157,11 @@ static void test_capacity(void) {
   CHECK(af_mailbox_allow(&node, mailbox, 1) == 1, "allowed");
   CHECK_OK(af_mailbox_take(&readers[0], mailbox, &cells[0], &holds[0]));
   nothing_to_take(&readers[1], mailbox);
-  af_mailbox_block(&readers[0]); /* waits inside its call: another may */
+  uint64_t inside = af_mailbox_block(&readers[0]); /* waits inside its call: another may */
   CHECK(active(&node, mailbox) == 0, "given back");
   CHECK_OK(af_mailbox_take(&readers[1], mailbox, &cells[1], &holds[1]));
   nothing_to_take(&readers[2], mailbox);
-  af_mailbox_unblock(&readers[0]);
+  af_mailbox_unblock(&readers[0], inside);
   CHECK(active(&node, mailbox) == 2, "goes on beyond what is allowed");
   CHECK(af_mailbox_allow(&node, mailbox, 0) == 2, "no lower than what executes");
   CHECK(af_mailbox_allow(&node, mailbox, 3) == 3, "raised");
@@ -182,6 +182,57 @@ static void test_capacity(void) {
     af_mailbox_leave(&readers[i], mailbox);
     client_detach(&readers[i]);
   }
+  af_hold_drop(&node, hold);
+  audit_clean(&node, 0);
+  af_segment_unmap(&node);
+}
+
+/* Several threads wait inside one call: what is given back stays so until none of them does. */
+static void test_threads_inside(void) {
+  struct af_client node, reader;
+  af_off mailbox, lane, cell;
+  uint32_t hold, call_hold;
+  struct af_mailbox_facts facts;
+  segment_make(&node, 8 * MIB, MIB, 0);
+  mailbox_make(&node, AF_MAILBOX_SHARED, 100, &mailbox, &hold);
+  CHECK_OK(af_lane_open(&node, mailbox, 0, &lane));
+  client_attach(&node, &reader);
+  af_mailbox_join(&reader, mailbox);
+  CHECK(af_mailbox_allow(&node, mailbox, 1) == 1, "allowed");
+  CHECK(af_mailbox_block(&reader) == 0, "outside of calls");
+  af_mailbox_unblock(&reader, 0);
+  for (uint32_t round = 0; round < 3; round++) {
+    send_only(&node, lane, round);
+    CHECK_OK(af_mailbox_take(&reader, mailbox, &cell, &call_hold));
+    uint64_t first = af_mailbox_block(&reader), second = af_mailbox_block(&reader);
+    af_mailbox_unblock(&reader, first);
+    CHECK(active(&node, mailbox) == 0, "one waits still");
+    if (round == 0)
+      af_mailbox_unblock(&reader, second);
+    CHECK(active(&node, mailbox) == (round == 0), "what runs after the last wait");
+    if (round == 2) { /* an event loop takes another call while a thread of the first waits */
+      send_only(&node, lane, 9);
+      CHECK_OK(call_answer(&reader, cell, call_hold, 0));
+      CHECK_OK(af_mailbox_take(&reader, mailbox, &cell, &call_hold));
+      af_mailbox_unblock(&reader, second);
+      CHECK(active(&node, mailbox) == 1, "counted once");
+    }
+    CHECK_OK(call_answer(&reader, cell, call_hold, 0));
+    af_mailbox_task_done(&reader);
+    af_mailbox_facts(&node, mailbox, &facts);
+    CHECK(facts.active == 0 && facts.blocked == 0, "active %u, blocked %u after it", facts.active, facts.blocked);
+    if (round == 1) { /* a thread outlives its call: nothing of the next one is its own */
+      send_only(&node, lane, 8);
+      CHECK_OK(af_mailbox_take(&reader, mailbox, &cell, &call_hold));
+      af_mailbox_unblock(&reader, second);
+      CHECK(active(&node, mailbox) == 1, "as before");
+      CHECK_OK(call_answer(&reader, cell, call_hold, 0));
+      af_mailbox_task_done(&reader);
+      CHECK(active(&node, mailbox) == 0, "active after the next");
+    }
+  }
+  af_mailbox_leave(&reader, mailbox);
+  client_detach(&reader);
   af_hold_drop(&node, hold);
   audit_clean(&node, 0);
   af_segment_unmap(&node);
@@ -232,6 +283,7 @@ int main(void) {
   RUN(test_readers_in_threads);
   RUN(test_readers_in_processes);
   RUN(test_capacity);
+  RUN(test_threads_inside);
   RUN(test_wakes);
   return 0;
 }
