@@ -75,8 +75,24 @@ static void session_unmap(struct session *session) {
   session->client.base = NULL;
 }
 
+/* Views outlive a detach: of all holds only theirs stay. */
+static void session_shed(struct session *session) {
+  struct af_client *client = &session->client;
+  if (session->shed || !client->slot) return;
+  session->shed = true;
+  uint32_t outer = af_op_begin(client, AF_OP_HOLD);
+  for (struct hold *pin = session->pinned; pin; pin = pin->following) af_block_hold(client, pin->block);
+  af_slot_clear_holds(client);
+  for (struct hold *pin = session->pinned; pin; pin = pin->following)
+    (void)af_hold_record(client, pin->block, &pin->index);
+  af_op_end(client, outer);
+}
+
+/* What ends after a detach ends with the last who needs it. */
 void session_release(struct session *session) {
-  if (!session->attached && session->pins == 0 && session->waiting == 0) session_unmap(session);
+  bool over = !session->attached && session->waiting == 0;
+  if (over && session->pins == 0) session_unmap(session);
+  else if (over) session_shed(session);
   if (--session->users == 0) free(session);
 }
 
@@ -91,25 +107,20 @@ bool hot_check_live(const struct session *session) {
   return false;
 }
 
-bool session_leave_wait(struct session *session) {
-  bool live = hot_check_live(session);
+void session_leave(struct session *session) {
   session->waiting--;
   session_release(session);
+}
+
+bool session_leave_wait(struct session *session) {
+  bool live = hot_check_live(session);
+  session_leave(session);
   return live;
 }
 
 static void session_detach(struct session *session) {
   hot_close_lanes(session);
   hot_close_ends(session);
-  if (session->pins) {
-    struct af_client *client = &session->client;
-    uint32_t outer = af_op_begin(client, AF_OP_HOLD);
-    for (struct hold *pin = session->pinned; pin; pin = pin->following) af_block_hold(client, pin->block);
-    af_slot_clear_holds(client);
-    for (struct hold *pin = session->pinned; pin; pin = pin->following)
-      (void)af_hold_record(client, pin->block, &pin->index);
-    af_op_end(client, outer);
-  }
   session->attached = false;
   hot.session = NULL;
   session_release(session);

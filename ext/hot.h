@@ -55,12 +55,12 @@ struct session {
   struct af_client client;
   long users;          /* Python objects that point here, and the module */
   long pins;           /* live views into the object store */
-  long waiting;        /* threads that sleep in the core: the mapping stays for them */
+  long waiting;        /* threads that sleep, copy or load there: the mapping and the holds stay for them */
   struct hold *pinned; /* list of views: detach keeps their holds */
   struct target *targets; /* list: detach closes their lanes */
   struct end *ends;       /* list: detach closes their channels */
   uint8_t mail_doubt, reply_doubt; /* how often in a row spinning was in vain: see hot_wait.c */
-  bool attached;
+  bool attached, shed; /* shed: after a detach only views have holds */
   int pid;
 };
 
@@ -88,9 +88,11 @@ extern struct hot hot; /* module state: one interpreter a process */
 struct session *hot_session(void);               /* the current one; NULL and RuntimeError when detached */
 struct af_client *hot_client(void);
 void session_release(struct session *session);   /* users - 1 */
-/* Around a sleep without the GIL: the mapping stays. After it the session may be detached (false). */
+/* Around what gives up the GIL, a sleep or user code: the mapping stays. After it the session may be detached (false:
+ * and the exception is set). session_leave: as that, for who has what it wants from the mapping. */
 void session_enter_wait(struct session *session);
 bool session_leave_wait(struct session *session);
+void session_leave(struct session *session);
 bool hot_check_live(const struct session *session); /* false: it was shut down, and the exception is set */
 PyObject *hot_raise(int status, const char *what); /* exception for an af_status; NULL */
 static inline bool hot_live(const struct session *session) { return session == hot.session && session->attached; }
@@ -275,6 +277,6 @@ int hot_take_now(struct hold *mailbox, PyObject **call);
 bool hot_must_stop(struct hold *mailbox); /* this process is to leave, or nobody will call any more */
 /* Waits until the cell is done: 0, or -1 with an exception. */
 int hot_wait_cell(struct session *session, af_off cell, uint64_t deadline_ns);
-/* After a timed sleep: 0 to go on, -1 with an exception (a signal handler raised, the node is gone). */
+/* After a timed sleep: 0 to go on, -1 with an exception (a signal handler raised or has shut down, the node is gone). */
 int hot_after_sleep(struct session *session, int status);
 #endif

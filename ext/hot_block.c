@@ -153,8 +153,9 @@ static void fill_bytes(struct af_client *client, af_off block, const struct pack
       af_copy(base + plan->buffers[i].offset, packed->views[i].buf, plan->buffers[i].bytes);
 }
 
-static void fill_block(struct session *session, const struct packed *packed, PyObject *const *held,
-                       Py_ssize_t held_count, const struct plan *plan, af_off block) {
+/* -1: the runtime was shut down during the copy, and the exception is set. */
+static int fill_block(struct session *session, const struct packed *packed, PyObject *const *held,
+                      Py_ssize_t held_count, const struct plan *plan, af_off block) {
   struct af_client *client = &session->client;
   struct af_object *object = AF_AT(client, struct af_object, block);
   hot_fill(client, (af_off *)(object + 1), &object->references, held, held_count);
@@ -162,12 +163,16 @@ static void fill_block(struct session *session, const struct packed *packed, PyO
   object->buffers = (uint32_t)packed->buffer_count;
   object->pickle_offset = plan->pickle;
   object->pickle_bytes = packed->data ? (uint64_t)PyBytes_Size(packed->data) : 0;
-  if (plan->end > HOT_COPY_GIL_BYTES) {
-    Py_BEGIN_ALLOW_THREADS
-    if (object->block.kind == AF_KIND_OBJECT) af_extent_populate(client, block, plan->end);
+  if (plan->end <= HOT_COPY_GIL_BYTES) {
     fill_bytes(client, block, packed, plan);
-    Py_END_ALLOW_THREADS
-  } else fill_bytes(client, block, packed, plan);
+    return 0;
+  }
+  session_enter_wait(session);
+  Py_BEGIN_ALLOW_THREADS
+  if (object->block.kind == AF_KIND_OBJECT) af_extent_populate(client, block, plan->end);
+  fill_bytes(client, block, packed, plan);
+  Py_END_ALLOW_THREADS
+  return session_leave_wait(session) ? 0 : -1;
 }
 
 int hot_pack_block(struct session *session, struct packed *packed, PyObject *const *held, Py_ssize_t held_count,
@@ -175,7 +180,7 @@ int hot_pack_block(struct session *session, struct packed *packed, PyObject *con
   struct plan plan = {0};
   int status = plan_block(&session->client, packed, held_count, &plan);
   if (status == 0) status = allocate_block(session, plan.end, block, index);
-  if (status == 0) fill_block(session, packed, held, held_count, &plan, *block);
+  if (status == 0) status = fill_block(session, packed, held, held_count, &plan, *block);
   free(plan.buffers);
   return status;
 }

@@ -51,6 +51,7 @@ static PyObject *loads(const uint8_t *data, size_t bytes, PyObject *buffers, str
   if (!view) return NULL;
   struct loading *outer = loading;
   loading = context;
+  session_enter_wait(context->session);
   PyObject *value = NULL;
   if (!buffers) value = PyObject_CallFunctionObjArgs(hot.pickle_loads, view, NULL);
   else {
@@ -62,6 +63,7 @@ static PyObject *loads(const uint8_t *data, size_t bytes, PyObject *buffers, str
   }
   loading = outer;
   Py_DECREF(view);
+  session_leave(context->session);
   if (!value) explain();
   return value;
 }
@@ -141,13 +143,14 @@ PyObject *hot_load_arguments(struct session *session, af_off cell) {
   struct af_cell *self = AF_AT(client, struct af_cell, cell);
   if (self->format == HOT_ARGS_NONE) return Py_BuildValue("((){})");
   const af_off *references = af_cell_references(client, cell);
+  bool keywords = self->flags & HOT_CELL_KEYWORDS;
   uint32_t before = self->arguments + (self->flags & HOT_CELL_MAILBOX ? 1 : 0);
   uint32_t behind = self->returns + (self->flags & HOT_CELL_FUNCTION ? 1 : 0);
   struct loading context = {session, references + before, self->references - before - behind, references, self->arguments};
   PyObject *loaded;
   if (self->format == HOT_ARGS_BLOCK) loaded = load_block(session, references[self->references - behind - 1], NULL, &context);
   else loaded = loads(af_cell_bytes(client, cell), self->bytes, NULL, &context);
-  return arguments_pair(loaded, self->flags & HOT_CELL_KEYWORDS);
+  return arguments_pair(loaded, keywords);
 }
 
 /* -- module functions -- */
@@ -155,6 +158,10 @@ PyObject *hot_load_arguments(struct session *session, af_off cell) {
 static bool index_of(PyObject *number, uint32_t count, uint32_t *index) {
   unsigned long value = PyLong_AsUnsignedLong(number);
   if (PyErr_Occurred()) return false;
+  if (loading && !hot_live(loading->session)) {
+    PyErr_SetString(PyExc_RuntimeError, "actorflow was shut down while this value was loaded");
+    return false;
+  }
   if (value >= count) {
     PyErr_SetString(PyExc_ValueError, "reference index out of range: the pickle does not belong to this value");
     return false;

@@ -96,6 +96,7 @@ static int pack_generally(struct packed *packed, PyObject *value) {
 
 static int pack_pickle(struct packed *packed, PyObject *value) {
   int budget = SIMPLE_ITEMS;
+  const struct session *session = hot.session;
   packed->outer = packing;
   packing = packed;
   int status = 0;
@@ -103,6 +104,10 @@ static int pack_pickle(struct packed *packed, PyObject *value) {
     status = (packed->data = PyObject_CallFunctionObjArgs(hot.pickle_dumps, value, hot.protocol, NULL)) ? 0 : -1;
   else status = pack_generally(packed, value);
   packing = packed->outer;
+  if (status == 0 && hot.session != session) {
+    PyErr_SetString(PyExc_RuntimeError, "actorflow was shut down while a value was pickled");
+    status = -1;
+  }
   if (status == 0) packed->bytes += (uint64_t)PyBytes_Size(packed->data);
   packed->format = packed->buffer_count ? HOT_PACKED : HOT_PICKLE;
   return status;

@@ -116,7 +116,7 @@ static int make_returns(struct session *session, struct outgoing *out, Py_ssize_
 static void outgoing_clear(struct session *session, struct outgoing *out) {
   for (Py_ssize_t i = 0; i < out->return_count; i++) Py_XDECREF(out->returns[i]);
   free(out->returns);
-  if (out->block) af_hold_drop(&session->client, out->block_index);
+  if (out->block && hot_live(session)) af_hold_drop(&session->client, out->block_index);
   hot_packed_clear(&out->packed);
 }
 
@@ -177,10 +177,11 @@ static int make_call(struct session *session, const struct outgoing *out, af_off
 /* No credit: waits until the reader has made room. */
 static int wait_room(struct session *session, af_off lane) {
   int status;
+  session_enter_wait(session);
   Py_BEGIN_ALLOW_THREADS
   status = af_lane_wait_room(&session->client, lane, (uint64_t)AF_SLEEP_MS * 1000000u);
   Py_END_ALLOW_THREADS
-  return hot_after_sleep(session, status);
+  return session_leave_wait(session) ? hot_after_sleep(session, status) : -1;
 }
 
 static int submit(struct target *self, struct session *session, af_off cell, bool block) {

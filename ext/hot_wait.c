@@ -228,10 +228,11 @@ static int sleep_without_board(struct waiting *waiting, uint64_t deadline_ns) {
   while (!look(waiting)) {
     uint64_t left_ns = hot_left(deadline_ns);
     if (left_ns == 0) return 0;
+    session_enter_wait(session);
     Py_BEGIN_ALLOW_THREADS
     (void)af_futex_wait(&word, 0, left_ns < 1000000 ? left_ns : 1000000);
     Py_END_ALLOW_THREADS
-    if (!hot_live(session) || hot_after_sleep(session, AF_TIMEOUT) < 0) return -1;
+    if (!session_leave_wait(session) || hot_after_sleep(session, AF_TIMEOUT) < 0) return -1;
   }
   return 0;
 }

@@ -11,10 +11,54 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import actorflow as af
+from actorflow import _hot
+from tests.conftest import wait_until
 from tests.system import bodies
+from tests.system.channel_bodies import in_thread
+from tests.system.conftest import stored_bytes
+
+DEADLINE_S = 30.0
+
+
+class Held:
+    """Holds up whoever pickles or loads it, so that something else can happen meanwhile."""
+
+    begun, go_on = threading.Event(), threading.Event()
+
+    def __init__(self, where: str) -> None:
+        self.where = where
+
+    @classmethod
+    def hold(cls) -> None:
+        cls.begun.set()
+        assert cls.go_on.wait(DEADLINE_S)
+
+    def __getstate__(self) -> dict[str, str]:
+        if self.where == "pickled":
+            self.hold()
+        return {"where": self.where}
+
+    def __setstate__(self, state: dict[str, str]) -> None:
+        self.__dict__.update(state)
+        if self.where == "loaded":
+            self.hold()
+
+
+def shut_down_amid() -> None:
+    """Ends the runtime while another thread is held up, and lets that go on."""
+    assert Held.begun.wait(DEADLINE_S)
+    af.shutdown()
+    Held.go_on.set()
+
+
+@pytest.fixture
+def nothing_held() -> None:
+    Held.begun.clear()
+    Held.go_on.clear()
 
 
 def test_many_threads_that_come_first_share_one_runtime() -> None:
@@ -121,3 +165,89 @@ def test_a_process_that_multiprocessing_has_spawned_calls_what_the_main_script_d
     )
     where = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     assert subprocess.run([sys.executable, str(script)], env=where, timeout=60, check=False).returncode == 42
+
+
+def test_a_signal_handler_may_shut_down_while_its_thread_waits() -> None:
+    def shut_down(*_: object) -> None:
+        af.shutdown()
+
+    before = signal.signal(signal.SIGUSR1, shut_down)
+    try:
+        af.init(num_cpus=1)
+        gate = bodies.Gate.remote()
+        passing = gate.pass_through.remote()
+
+        def interrupt() -> None:
+            af.get(gate.arrived.remote(1))
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
+
+        thread, _ = in_thread(interrupt)
+        with pytest.raises(RuntimeError, match="shut down"):
+            af.get(passing)
+        thread.join(DEADLINE_S)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+
+
+@pytest.mark.parametrize("bytes_beside", [0, 50_000, 500_000])
+@pytest.mark.parametrize("viewed", [False, True])
+def test_a_value_that_is_loaded_while_the_runtime_ends_is_whole(
+    nothing_held: None, bytes_beside: int, viewed: bool
+) -> None:
+    af.init(num_cpus=1)
+    view = af.get(af.put(np.arange(50_000))) if viewed else None
+    ref = af.put([Held("loaded"), b"x" * bytes_beside])
+    thread, outcome = in_thread(lambda: af.get(ref))
+    shut_down_amid()
+    thread.join(DEADLINE_S)
+    assert outcome[0][1] == b"x" * bytes_beside
+    assert view is None or (view == np.arange(50_000)).all()
+
+
+def test_a_reference_in_a_value_that_is_loaded_while_the_runtime_ends_is_refused(nothing_held: None) -> None:
+    af.init(num_cpus=1)
+    ref = af.put([Held("loaded"), af.put(1)])
+    thread, outcome = in_thread(lambda: af.get(ref))
+    shut_down_amid()
+    thread.join(DEADLINE_S)
+    assert isinstance(outcome[0], Exception)
+    assert "shut down" in str(outcome[0])
+
+
+@pytest.mark.parametrize("bytes_beside", [0, 50_000, 500_000])
+def test_what_is_pickled_while_the_runtime_ends_goes_nowhere(nothing_held: None, bytes_beside: int) -> None:
+    af.init(num_cpus=1)
+    echo, value = bodies.echo.remote, [Held("pickled"), b"x" * bytes_beside]
+    af.get(echo(1))
+    thread, outcome = in_thread(lambda: echo(value))
+    shut_down_amid()
+    thread.join(DEADLINE_S)
+    assert isinstance(outcome[0], RuntimeError)
+    assert "shut down" in str(outcome[0])
+
+
+def test_a_copy_into_the_store_goes_on_while_the_runtime_ends() -> None:
+    af.init(num_cpus=1, object_store_memory=512 * 1024 * 1024)
+    thread, outcome = in_thread(lambda: _hot.put(np.ones(40_000_000)))
+    wait_until(lambda: stored_bytes() > 0, DEADLINE_S, "the value has its place")
+    af.shutdown()
+    thread.join(DEADLINE_S)
+    assert isinstance(outcome[0], (RuntimeError, _hot.Reference))
+
+
+def test_who_waits_for_credit_while_the_runtime_ends_is_told() -> None:
+    af.init(num_cpus=1)
+    target = _hot.Target(_hot.make_mailbox(_hot.ORDERED, 0, 2))
+    sent: list[_hot.Reference] = []
+
+    def send() -> None:
+        while True:
+            sent.append(target.call_raw(b""))
+
+    thread, outcome = in_thread(send)
+    wait_until(lambda: target.facts()["depth"] == 2, DEADLINE_S, "no credit is left")
+    af.shutdown()
+    thread.join(DEADLINE_S)
+    assert len(sent) == 2
+    assert isinstance(outcome[0], RuntimeError)
+    assert "shut down" in str(outcome[0])
