@@ -85,9 +85,11 @@ def client_address() -> int:
 def identity() -> tuple[bytes, int, int]:
     """(node id, slot, epoch)."""
 
-def fork_prepare() -> None: ...
+def fork_prepare() -> None:
+    """Announces a fork of this thread, which then copies the holds for the child."""
+
 def fork_child() -> None: ...
-def fork_parent(forked: bool = True) -> None: ...
+def fork_parent() -> None: ...
 def serve_zygote(
     node_socket: int, node_pidfd: int, driver_pidfd: int, patience_s: float
 ) -> tuple[int, int, tuple[int, int]] | None:

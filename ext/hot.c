@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -260,14 +261,23 @@ static PyObject *hot_stop_node(PyObject *module, PyObject *unused) {
 
 /* -- fork by user code -- */
 
-static struct { uint32_t slot, epoch; bool prepared; } fork_plan;
+static struct { uint32_t slot, epoch; pthread_t thread; bool announced, prepared; } fork_plan;
 
+/* The holds are copied by fork() itself, as its first step: Python's hooks before it may give up the GIL, and what other
+ * threads took or dropped then would be in the child's memory otherwise than in its hold table. */
 static PyObject *hot_fork_prepare(PyObject *module, PyObject *unused) {
   (void)module, (void)unused;
-  if (fork_plan.prepared) Py_RETURN_NONE; /* asked for twice before one fork */
+  fork_plan.thread = pthread_self();
+  fork_plan.announced = true;
+  Py_RETURN_NONE;
+}
+
+/* Of any fork of this process; with the GIL where it is the one that was announced. */
+static void fork_begins(void) {
+  if (!fork_plan.announced || !pthread_equal(fork_plan.thread, pthread_self())) return;
+  fork_plan.announced = false;
   fork_plan.prepared = hot.session && hot.session->pid == (int)getpid() &&
                        af_fork_prepare(&hot.session->client, &fork_plan.slot, &fork_plan.epoch) == AF_OK;
-  Py_RETURN_NONE;
 }
 
 static PyObject *hot_fork_child(PyObject *module, PyObject *unused) {
@@ -283,12 +293,10 @@ static PyObject *hot_fork_child(PyObject *module, PyObject *unused) {
   Py_RETURN_TRUE;
 }
 
-static PyObject *hot_fork_parent(PyObject *module, PyObject *const *args, Py_ssize_t count) {
-  (void)module;
-  bool forked = count < 1 || PyObject_IsTrue(args[0]) == 1;
-  if (!forked && fork_plan.prepared && hot.session)
-    af_fork_abandon(&hot.session->client, fork_plan.slot, fork_plan.epoch);
-  fork_plan.prepared = false;
+/* A fork that failed looks the same here: the node finds that nobody takes the slot. */
+static PyObject *hot_fork_parent(PyObject *module, PyObject *unused) {
+  (void)module, (void)unused;
+  fork_plan.announced = fork_plan.prepared = false;
   Py_RETURN_NONE;
 }
 
@@ -330,7 +338,7 @@ static PyMethodDef methods[] = {
     {"stop_node", hot_stop_node, METH_NOARGS, NULL},
     {"fork_prepare", hot_fork_prepare, METH_NOARGS, NULL},
     {"fork_child", hot_fork_child, METH_NOARGS, NULL},
-    {"fork_parent", (PyCFunction)(void (*)(void))hot_fork_parent, METH_FASTCALL, NULL},
+    {"fork_parent", hot_fork_parent, METH_NOARGS, NULL},
     {"fork_slot", hot_fork_slot, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL},
 };
@@ -375,6 +383,10 @@ static int add_constants(PyObject *module) {
 PyMODINIT_FUNC PyInit__hot(void) {
   PyObject *module = PyModule_Create(&definition);
   if (!module) return NULL;
+  if (pthread_atfork(fork_begins, NULL, NULL) != 0) {
+    Py_DECREF(module);
+    return PyErr_NoMemory();
+  }
   if (add_exceptions(module) < 0 || add_constants(module) < 0 || hot_add_refs(module) < 0 ||
       hot_add_pack(module) < 0 || hot_add_load(module) < 0 || hot_add_target(module) < 0 || hot_add_calls(module) < 0 ||
       hot_add_cancel(module) < 0 || hot_add_stream(module) < 0 || hot_add_waits(module) < 0 ||

@@ -12,6 +12,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable
 from typing import Any
@@ -29,6 +30,25 @@ LARGE = 300_000
 
 pytestmark = pytest.mark.usefixtures("runtime")
 forking = multiprocessing.get_context("fork")
+
+
+_hook: list[threading.Event] = []
+
+
+def _before_fork() -> None:
+    if _hook:
+        forking, changed = _hook
+        _hook.clear()
+        forking.set()
+        assert changed.wait(DEADLINE_S)
+
+
+def wait_in_hook(forking: threading.Event, changed: threading.Event) -> None:
+    """The next fork sets the one and waits for the other, between actorflow's hook and the fork itself."""
+    _hook[:] = forking, changed
+
+
+os.register_at_fork(before=_before_fork)  # hooks run last one first: actorflow's is registered by init
 
 
 def in_child(body: Callable[[], object]) -> int:
@@ -270,6 +290,41 @@ def test_children_of_a_task_end_with_its_worker() -> None:
     assert os.path.exists(f"/proc/{child}")
     af.kill(parent)
     wait_until(lambda: not os.path.exists(f"/proc/{child}"), DEADLINE_S, "the child ended too")
+
+
+def test_what_other_threads_take_just_before_a_fork_stays_for_the_child() -> None:
+    """Hooks of others run between ours and the fork, and wait; what is taken then is the child's too."""
+    refs = [af.put(np.full(LARGE, 1.0))]
+    before = stored_bytes()
+    forking, changed = threading.Event(), threading.Event()
+    may_go_on, told = os.pipe()
+
+    def take() -> None:
+        assert forking.wait(DEADLINE_S)
+        refs.append(af.put(np.full(LARGE, 2.0)))
+        changed.set()
+
+    thread = threading.Thread(target=take)
+    thread.start()
+    wait_in_hook(forking, changed)
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.close(told)
+            os.read(may_go_on, 1)
+            assert [af.get(ref).sum() for ref in refs] == [LARGE, 2 * LARGE]
+            refs.clear()
+        except BaseException:
+            os._exit(1)
+        os._exit(0)
+    os.close(may_go_on)
+    thread.join()
+    refs.clear()
+    gc.collect()
+    assert stored_bytes() > before
+    os.close(told)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    wait_until(lambda: stored_bytes() == 0, DEADLINE_S, "the child's holds were dropped with it")
 
 
 def test_a_fork_while_calls_are_awaited_elsewhere() -> None:
