@@ -189,7 +189,7 @@ class Store:
         return index[0], epoch[0]
 
     def unreserve(self, slot: int, epoch: int) -> None:
-        """Gives back a slot that was reserved and never claimed."""
+        """Gives back a slot that was reserved and never claimed, with what a fork copied there."""
         lib.af_slot_unreserve(self._client, slot, epoch)
 
     def slot(self, index: int) -> SlotFacts:

@@ -42,7 +42,7 @@ void af_op_wait(struct af_client *client, uint32_t number) {
 
 static uint32_t epoch_next(uint32_t epoch) { return epoch + 1 == 0 ? 1 : epoch + 1; }
 
-/* Own-process words of the slot's last process; `holds` and `boards` are 0 in every FREE slot. */
+/* Own-process words of the slot's last process; `holds` is 0 in every FREE slot. */
 static void slot_clear(struct af_slot *slot) {
   atomic_store_explicit(&slot->op, 0, memory_order_relaxed);
   atomic_store_explicit(&slot->op_cell, 0, memory_order_relaxed);
@@ -103,11 +103,26 @@ int af_slot_claim(struct af_client *client, uint32_t index, uint32_t epoch) {
   return AF_OK;
 }
 
+/* The parent of a fork is still copying its holds there, or died at it and was not yet settled. */
+static bool is_being_filled(const struct af_client *client, const struct af_slot *slot) {
+  uint32_t parent = slot->role == AF_ROLE_FORK ? slot->parent : 0;
+  return parent > 0 && parent <= client->header->slot_count && parent - 1 != client->slot_index &&
+         atomic_load_explicit(&af_slot_at(client, parent - 1)->op, memory_order_acquire) != 0;
+}
+
+/* DEAD first where a fork has left holds: a child that comes late must not take them. */
 void af_slot_unreserve(struct af_client *client, uint32_t index, uint32_t epoch) {
-  uint64_t owner = af_slot_word(epoch, AF_SLOT_RESERVED);
-  atomic_compare_exchange_strong_explicit(&af_slot_at(client, index)->owner, &owner,
-                                          af_slot_word(epoch_next(epoch), AF_SLOT_FREE), memory_order_release,
-                                          memory_order_relaxed);
+  struct af_slot *slot = af_slot_at(client, index);
+  uint64_t owner = af_slot_word(epoch, AF_SLOT_RESERVED), dead = af_slot_word(epoch, AF_SLOT_DEAD);
+  uint64_t unused = af_slot_word(epoch_next(epoch), AF_SLOT_FREE);
+  if (is_being_filled(client, slot))
+    return;
+  bool held = atomic_load_explicit(&slot->holds, memory_order_acquire) != 0;
+  if (!atomic_compare_exchange_strong_explicit(&slot->owner, &owner, held ? dead : unused, memory_order_acq_rel,
+                                               memory_order_relaxed) || !held)
+    return;
+  af_slot_drop_holds(client, index);
+  atomic_store_explicit(&slot->owner, unused, memory_order_release);
 }
 
 bool af_slot_is(const struct af_client *client, uint32_t index, uint32_t epoch) {

@@ -63,7 +63,8 @@ static inline void af_op_end(struct af_client *client, uint32_t outer);
 int af_slot_reserve(struct af_client *client, uint32_t role, uint32_t job, uint32_t *index, uint32_t *epoch);
 /* Makes `client` (mapped) the process of a RESERVED slot of that epoch: LIVE, pid written. AF_STALE otherwise. */
 int af_slot_claim(struct af_client *client, uint32_t index, uint32_t epoch);
-/* Gives a slot back that was reserved and never claimed. */
+/* Gives a slot back that was reserved and never claimed, and drops what a fork has copied into it. Nothing while the
+ * parent is still at that: to be called again. */
 void af_slot_unreserve(struct af_client *client, uint32_t index, uint32_t epoch);
 bool af_slot_is(const struct af_client *client, uint32_t index, uint32_t epoch); /* LIVE with that epoch */
 /* This process leaves in order: drops every hold, frees boards and hold table, returns its spans; then the slot is FREE.

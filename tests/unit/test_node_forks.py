@@ -117,6 +117,26 @@ def test_a_child_that_never_announced_itself_is_found(family: Family) -> None:
     assert [pid for _, _, pid in family.gone] == [child]
 
 
+def test_what_a_fork_copied_for_a_child_that_never_came_is_dropped(
+    family: Family, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = _hot.put(b"held")
+    _hot.fork_prepare()
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0)  # before its first look
+    _hot.fork_parent()
+    os.waitpid(pid, 0)
+    slot, _ = family.slot()
+    assert held.name in [block.name for block in family.store.holds(slot)]
+    monkeypatch.setattr(forks, "CLAIM_S", -1.0)
+    family.forks._look()
+    assert family.store.slot(slot).state is SlotState.FREE
+    assert family.store.holds(slot) == []
+    del held
+    assert family.store.audit().blocks == 1, "the own hold table"
+
+
 def test_a_slot_that_no_child_took_is_given_back(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
     slot, _ = family.store.reserve(Role.FORK, 1)
     family.forks._look()

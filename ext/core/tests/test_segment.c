@@ -5,6 +5,8 @@
 #include <fcntl.h>
 #include <sys/mman.h>
 
+#include "points.h"
+
 static int memfd_of(const struct af_client *node, uint64_t bytes, bool sealed) {
   int memfd = memfd_create("test", MFD_ALLOW_SEALING);
   CHECK(ftruncate(memfd, (off_t)bytes) == 0, "ftruncate");
@@ -185,6 +187,13 @@ static void test_fork(void) {
   CHECK_OK(af_fork_prepare(&client, &index, &epoch));
   af_fork_abandon(&client, index, epoch);
   CHECK(block_at(&node, block)->count == 100, "abandoned");
+  CHECK_OK(af_fork_prepare(&client, &index, &epoch)); /* no child comes of it */
+  atomic_store(&client.slot->op, AF_OP_FORK);
+  af_slot_unreserve(&node, index, epoch);
+  CHECK(block_at(&node, block)->count == 200, "its parent is still at it");
+  atomic_store(&client.slot->op, 0);
+  af_slot_unreserve(&node, index, epoch);
+  CHECK(block_at(&node, block)->count == 100 && af_slot_at(&node, index)->holds == 0, "given back with all it held");
   for (uint32_t i = 0; i < 100; i++)
     af_hold_drop(&client, holds[i]);
   audit_clean(&node, 0);
