@@ -123,6 +123,8 @@ static void extents_rebuild(struct af_client *client) {
   uint64_t used = 0;
   uint32_t pages, before = 0; /* first page + 1 of the free extent that ends at `page` */
   memset(header->bins, 0, sizeof header->bins);
+  if (header->wilderness_page < header->page_count)
+    word_set(client, (uint32_t)header->wilderness_page, 0); /* of one who died before it moved the border, or after */
   AF_POINT(client, 310);
   for (uint64_t page = 0; page < header->wilderness_page && (pages = chain_pages(client, page)) != 0; page += pages) {
     uint32_t first = (uint32_t)page;

@@ -221,6 +221,35 @@ static void test_rebuild_after_death(void) {
   af_segment_unmap(&node);
 }
 
+/* An entry behind the border, of an extent that was to become the last one: it is part of no extent that comes to lie
+ * there. */
+static void test_death_at_the_border(void) {
+  struct af_client node, victim;
+  segment_make(&node, MIB, 0, 80 * AF_PAGE);
+  af_off first = object_make(&node, 40 * AF_PAGE), second, third;
+  pid_t pid = child_fork();
+  if (pid == 0) {
+    client_attach(&node, &victim);
+    victim.point = 304;
+    victim.point_signal = SIGKILL;
+    object_make(&victim, 20 * AF_PAGE);
+    _exit(1);
+  }
+  int status;
+  CHECK(waitpid(pid, &status, 0) == pid && WIFSIGNALED(status), "killed at the point");
+  af_extent_unlock_dead(&node, 1, 1);
+  af_block_drop(&node, first);
+  first = object_make(&node, 41 * AF_PAGE);
+  CHECK(af_extent_check(&node), "books");
+  second = object_make(&node, AF_PAGE);
+  CHECK(first == node.header->objects && second == first + 41 * AF_PAGE, "one behind the other");
+  af_block_drop(&node, second);
+  CHECK(af_extent_check(&node) && bytes_used(&node) == 41 * AF_PAGE, "only what was given back is free");
+  third = object_make(&node, 39 * AF_PAGE);
+  CHECK(third == second, "and is given out again");
+  af_segment_unmap(&node);
+}
+
 /* A stopped holder: freeing goes on at once, and is made good by the next who has the lock. */
 static void test_free_while_locked(void) {
   struct af_client node;
@@ -328,6 +357,7 @@ int main(void) {
   RUN(test_holding);
   RUN(test_random);
   RUN(test_rebuild_after_death);
+  RUN(test_death_at_the_border);
   RUN(test_free_while_locked);
   RUN(test_crowd);
   RUN(test_populate);
