@@ -59,8 +59,9 @@ static uint32_t reader_of(const struct af_client *client, af_off mailbox) {
     return 0;
   for (uint32_t index = 1; index < client->header->slot_count; index++) {
     const struct af_slot *slot = af_slot_at(client, index);
-    if (atomic_load_explicit(&slot->waits, memory_order_acquire) != 0 && is_of_mailbox(client, slot, mailbox))
-      return index;
+    if (atomic_load_explicit(&slot->waits, memory_order_acquire) != 0 && is_of_mailbox(client, slot, mailbox) &&
+        af_slot_state_of(atomic_load_explicit(&slot->owner, memory_order_acquire)) == AF_SLOT_LIVE)
+      return index; /* one that has died is not in its wait any more */
   }
   return 0;
 }

@@ -2,6 +2,7 @@
 #include "calls.h"
 
 #include "coroner.h"
+#include "deadlock.h"
 #include "points.h"
 
 #define FORMAT 9
@@ -343,6 +344,40 @@ static void test_reserved_slot(void) {
   scene_end(&scene);
 }
 
+/* The victim, in a call of the mailbox, waits for `other`, which waits for an unread call of it: a circle, as long as the
+ * victim lives. Another process will read the mailbox after it. */
+static void test_wait_of_the_dead(void) {
+  struct scene scene;
+  scene_make(&scene, AF_MAILBOX_ORDERED);
+  struct af_client *node = &scene.node, other;
+  af_off own_mailbox, lane, own_lane, cells[3], taken;
+  uint32_t own_hold, holds[3], hold, taken_hold;
+  client_attach(node, &other);
+  mailbox_make(node, AF_MAILBOX_ORDERED, 10, &own_mailbox, &own_hold);
+  CHECK_OK(af_lane_open(node, scene.mailbox, 0, &lane));
+  CHECK_OK(af_lane_open(node, own_mailbox, 0, &own_lane));
+  CHECK_OK(call_send(node, lane, 0, &cells[0], &holds[0]));
+  CHECK_OK(call_send(node, own_lane, 1, &cells[1], &holds[1]));
+  CHECK_OK(af_mailbox_take(&scene.victim, scene.mailbox, &taken, &hold));
+  CHECK_OK(af_mailbox_take(&other, own_mailbox, &taken, &taken_hold));
+  CHECK_OK(call_send(node, lane, 2, &cells[2], &holds[2]));
+  atomic_store(&scene.victim.slot->running, cells[0]);
+  atomic_store(&other.slot->running, cells[1]);
+  af_deadlock_begin(&scene.victim, cells[1]);
+  af_deadlock_begin(&other, cells[2]);
+  CHECK(af_deadlock_found(&other) && !af_deadlock_found(&scene.victim), "a circle, which one of them is to end");
+  victim_dies(&scene);
+  CHECK(af_cell_phase(node, cells[2]) == AF_UNREAD && !af_deadlock_found(&other), "no circle any more");
+  CHECK_OK(call_answer(&other, taken, taken_hold, 1));
+  CHECK_OK(af_mailbox_take(node, scene.mailbox, &taken, &taken_hold));
+  CHECK_OK(call_answer(node, taken, taken_hold, 2));
+  for (int i = 0; i < 3; i++)
+    af_hold_drop(node, holds[i]);
+  client_detach(&other);
+  af_hold_drop(node, own_hold);
+  scene_end(&scene);
+}
+
 int main(void) {
   RUN(test_started_calls);
   RUN(test_returns);
@@ -353,5 +388,6 @@ int main(void) {
   RUN(test_on_its_way);
   RUN(test_on_its_way_to_closed);
   RUN(test_reserved_slot);
+  RUN(test_wait_of_the_dead);
   return 0;
 }
