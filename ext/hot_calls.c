@@ -97,7 +97,8 @@ static PyObject *call_complete(PyObject *object, PyObject *value) {
   if (!self) return NULL;
   int status = hot_pack(&packed, value);
   if (status == 0) {
-    af_mailbox_return(&self->session->client);
+    bool at_once = !packed.buffer_count && packed.bytes <= HOT_INLINE_BYTES; /* else it copies, or waits for room */
+    if (at_once) af_mailbox_return(&self->session->client);
     status = hot_settle(self->session, self->cell, &packed);
   }
   hot_packed_clear(&packed);
