@@ -199,16 +199,18 @@ static void returned_push(struct af_client *client, af_off block) {
 
 static inline uint64_t lock_word(uint32_t slot, uint32_t epoch) { return (uint64_t)epoch << 32 | (slot + 1); }
 
-/* SYNC POINT extent-lock: this acquire pairs with extent_unlock's release. */
+/* SYNC POINT extent-lock: this acquire pairs with extent_unlock's release. The time is written before the lock is taken and
+ * stays after it, so that a holder is never seen with none, however it is held up by others or stopped. */
 static bool extent_try_lock(struct af_client *client) {
   struct af_header *header = client->header;
   uint64_t none = 0;
-  if (atomic_load_explicit(&header->extent_lock, memory_order_seq_cst) != 0 ||
-      !atomic_compare_exchange_strong_explicit(&header->extent_lock, &none,
+  if (atomic_load_explicit(&header->extent_lock, memory_order_seq_cst) != 0)
+    return false;
+  atomic_store_explicit(&header->extent_locked_ns, af_now_ns(), memory_order_relaxed);
+  if (!atomic_compare_exchange_strong_explicit(&header->extent_lock, &none,
                                                lock_word(client->slot_index, client->epoch), memory_order_acquire,
                                                memory_order_relaxed))
     return false;
-  atomic_store_explicit(&header->extent_locked_ns, af_now_ns(), memory_order_relaxed);
   AF_POINT(client, 300);
   if (atomic_exchange_explicit(&header->extent_dirty, 1, memory_order_acq_rel) != 0)
     extents_rebuild(client);
@@ -220,7 +222,6 @@ static void extent_unlock_once(struct af_client *client) {
   struct af_header *header = client->header;
   AF_POINT(client, 311);
   atomic_store_explicit(&header->extent_dirty, 0, memory_order_release);
-  atomic_store_explicit(&header->extent_locked_ns, 0, memory_order_relaxed);
   atomic_exchange_explicit(&header->extent_lock, 0, memory_order_seq_cst);
 }
 
@@ -252,7 +253,6 @@ void af_extent_unlock_dead(struct af_client *node, uint32_t slot, uint32_t epoch
   uint64_t dead = lock_word(slot, epoch);
   if (atomic_load_explicit(&node->header->extent_lock, memory_order_acquire) != dead)
     return;
-  atomic_store_explicit(&node->header->extent_locked_ns, 0, memory_order_relaxed);
   atomic_store_explicit(&node->header->extent_lock, 0, memory_order_release);
 }
 

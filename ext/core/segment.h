@@ -43,7 +43,7 @@ struct af_header { /* written by the node at creation; the atomics as said */
   _Alignas(AF_LINE) _Atomic uint64_t frozen;
   /* object heap, see extent.h; all under extent_lock */
   _Alignas(AF_LINE) _Atomic uint64_t extent_lock; /* 0 or (epoch << 32 | slot + 1) */
-  _Atomic uint64_t extent_locked_ns;           /* when; for the node's watch over stopped holders; 0: not yet known */
+  _Atomic uint64_t extent_locked_ns;           /* when, or a little before; for the node's watch over stopped holders */
   _Atomic uint64_t object_bytes_used;
   _Atomic af_off extent_returned;              /* objects given back while the lock was taken; anyone pushes, the lock's
                                                 * holder takes all */

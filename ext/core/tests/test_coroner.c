@@ -198,6 +198,31 @@ static void test_lock_and_marks(void) {
   }
 }
 
+/* Who has just taken the object store's lock is not taken for one that has had it for long. */
+static void test_extent_lock(void) {
+  struct scene scene;
+  af_off block;
+  int status;
+  scene_make(&scene, 0);
+  CHECK_OK(af_extent_allocate(&scene.victim, 100, &block));
+  af_block_drop(&scene.victim, block);
+  pid_t pid = child_fork();
+  if (pid == 0) {
+    scene.victim.point = 300;
+    scene.victim.point_signal = SIGSTOP;
+    af_extent_allocate(&scene.victim, 100, &block);
+    _exit(1);
+  }
+  CHECK(waitpid(pid, &status, WUNTRACED) == pid && WIFSTOPPED(status), "stopped with the lock");
+  CHECK(af_coroner_overdue(&scene.node, 3600000000000ull) == -1, "it has it since a moment ago");
+  CHECK(af_coroner_overdue(&scene.node, 0) == (int)scene.victim.slot_index, "but it has it");
+  kill(pid, SIGKILL);
+  CHECK(waitpid(pid, &status, 0) == pid, "waitpid");
+  victim_dies(&scene);
+  CHECK(af_extent_check(&scene.node) && af_coroner_overdue(&scene.node, 0) == -1, "nobody has it");
+  scene_end(&scene);
+}
+
 /* It died between a sum and its mark: the sums are counted again from the marks of the living. */
 static void test_marks_inside_operation(void) {
   for (int mark = 0; mark < 2; mark++) {
@@ -383,6 +408,7 @@ int main(void) {
   RUN(test_returns);
   RUN(test_caller);
   RUN(test_lock_and_marks);
+  RUN(test_extent_lock);
   RUN(test_marks_inside_operation);
   RUN(test_unserved);
   RUN(test_on_its_way);
