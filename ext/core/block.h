@@ -20,14 +20,14 @@ void af_block_each(struct af_client *client, af_off block, af_visit visit, void 
 void af_block_hold(struct af_client *client, af_off block);   /* count + 1; caller already holds it somehow */
 void af_block_drop(struct af_client *client, af_off block);   /* count - 1; frees at 0 and what it alone held */
 /* Allocators only: the header, save the kind, which is written last and makes it a block. Generation and kind may be
- * read at any time by who has an old name. */
+ * read at any time by who has an old name; the count comes after the generation, so that such a name counts nothing here. */
 static inline void af_block_fill(struct af_block *block, uint32_t generation, uint32_t capacity) {
   __atomic_store_n(&block->generation, generation, __ATOMIC_RELAXED);
   block->flags = 0;
   block->refs = 0;
   block->capacity = capacity;
   atomic_store_explicit(&block->next, 0, memory_order_relaxed);
-  atomic_store_explicit(&block->count, 1, memory_order_relaxed);
+  atomic_store_explicit(&block->count, 1, memory_order_release);
 }
 /* The block's kind for good, once what it owns is filled in. */
 static inline void af_block_become(struct af_block *block, enum af_kind kind) {
