@@ -80,7 +80,7 @@ static uint64_t input_fill(struct af_client *client, af_off reference, struct af
   *input = (struct af_lineage_input){.name = reference, .generation = of->block.generation};
   if (bytes > 0 || kind == AF_KIND_MAILBOX)
     input->held = reference;
-  else if (kind == AF_KIND_CELL) {
+  else if (kind == AF_KIND_CELL && af_cell_is_done(client, reference)) { /* else whoever settles it may take it away */
     input->held = atomic_load_explicit(&of->lineage, memory_order_acquire);
     input->index = of->mailbox == 0 ? (uint32_t)of->number : 0;
   }
