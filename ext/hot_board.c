@@ -72,7 +72,7 @@ static af_watch watch_of(const struct board *self, uint32_t token) {
   return af_watch_make(client->slot_index, client->epoch, self->index, token);
 }
 
-/* watch(reference, note) -> token, 0: done already, -1: no token left (look yourself) */
+/* watch(reference, note) -> token, 0: done already, -1: no token left, and not done (look yourself) */
 static PyObject *board_watch(PyObject *object, PyObject *const *args, Py_ssize_t count) {
   struct board *self = live_board(object);
   if (!self) return NULL;
@@ -80,7 +80,7 @@ static PyObject *board_watch(PyObject *object, PyObject *const *args, Py_ssize_t
   struct hold *hold = hot_hold_of(args[0], AF_KIND_CELL);
   if (!hold) return NULL;
   uint32_t token = entry_take(self);
-  if (token == NO_TOKEN) return PyLong_FromLong(-1);
+  if (token == NO_TOKEN) return PyLong_FromLong(af_cell_is_done(&self->session->client, hold->block) ? 0 : -1);
   entry_set(self, token, ENTRY_CELL, args[0], args[1]);
   self->pending++;
   int status = af_cell_watch(&self->session->client, hold->block, watch_of(self, token));

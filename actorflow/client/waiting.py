@@ -377,25 +377,27 @@ class LoopPort:
         loop.call_soon(self._turn)
 
     def _deliver(self, notes: list[Any]) -> None:
-        waiting = self._waiting
         for note in notes:
-            waiting.pop(note, None)
-            if isinstance(note, asyncio.Future):
-                if not note.done():
-                    note.set_result(None)
-            else:
-                note()
+            self._tell(note)
         if self._untold:
             self._retry()
 
+    def _tell(self, note: Any) -> None:
+        self._waiting.pop(note, None)
+        if not isinstance(note, asyncio.Future):
+            note()
+        elif not note.done():
+            note.set_result(None)
+
     def _retry(self) -> None:
-        """Tokens have become free: watches what had to do without."""
-        untold, self._untold = self._untold, {}
-        for note, reference in untold.items():
-            if self._untold:  # none is left again
-                self._untold[note] = reference
-            elif not self._watch(reference, note):
-                self._deliver([note])
+        """Tokens may have become free: watches what had to do without, as many as there are."""
+        while self._untold:
+            note, reference = next(iter(self._untold.items()))
+            del self._untold[note]
+            if not self._watch(reference, note):
+                self._tell(note)
+            elif note in self._untold:
+                return
 
     def _on_datagram(self) -> None:
         try:
@@ -428,8 +430,11 @@ class LoopPort:
                 note()
         else:
             notes = self._board.poll(True)
-            if notes or self._untold:
-                self._deliver(notes)
+            done = [note for note, reference in self._untold.items() if reference.is_done()]
+            for note in done:
+                del self._untold[note]
+            if notes or self._untold or done:
+                self._deliver(notes + done)
                 self._stir()
         if self._waiting or self._mailboxes:
             self._set_timer(LOOK_S if self._waiting else IDLE_LOOK_S)

@@ -253,21 +253,29 @@ def test_a_loop_that_was_closed_while_it_waited_is_swept() -> None:
         assert [port.loop() for port in waiting._ports.values()] == [other.get_loop()]
 
 
-def test_more_waits_than_a_board_has_tokens(runner: asyncio.Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def three_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Boards have three tokens."""
     make_board = _hot.Board
 
     class SmallBoard:
-        """A board with three tokens."""
-
         def __init__(self) -> None:
             self._board = make_board()
 
         def watch(self, reference: Any, note: Any) -> int:
-            return -1 if self._board.pending >= 3 else self._board.watch(reference, note)
+            if self._board.pending < 3:
+                return self._board.watch(reference, note)
+            return 0 if reference.is_done() else -1
 
         def __getattr__(self, name: str) -> Any:
             return getattr(self._board, name)
 
+    monkeypatch.setattr(waiting, "LOOK_S", 0.01)
+    monkeypatch.setattr(_hot, "Board", SmallBoard)
+
+
+@pytest.mark.usefixtures("three_tokens")
+def test_more_waits_than_a_board_has_tokens(runner: asyncio.Runner) -> None:
     async def main() -> None:
         place, port = Place(), LoopPort(asyncio.get_running_loop())
         refs = [place.ask() for _ in range(10)]
@@ -282,8 +290,27 @@ def test_more_waits_than_a_board_has_tokens(runner: asyncio.Runner, monkeypatch:
         assert not port._untold
         port.close()
 
-    monkeypatch.setattr(waiting, "LOOK_S", 0.01)
-    monkeypatch.setattr(_hot, "Board", SmallBoard)
+    runner.run(main())
+
+
+@pytest.mark.usefixtures("three_tokens")
+def test_a_wait_without_a_token_ends_while_those_with_one_go_on(runner: asyncio.Runner) -> None:
+    async def main() -> None:
+        silent, place, port = Place(), Place(), LoopPort(asyncio.get_running_loop())
+        others = [asyncio.create_task(port.wait_some([silent.ask()], 1)) for _ in range(4)]
+        await asyncio.sleep(0)
+        refs = [place.ask() for _ in range(2000)]
+        tasks = [asyncio.create_task(port.wait_some([ref], 1)) for ref in refs]
+        await asyncio.sleep(0)
+        assert len(port._untold) == 1 + len(refs)
+        place.answer_all(range(len(refs)))
+        await asyncio.wait_for(asyncio.gather(*tasks), DEADLINE_S)
+        assert not any(task.done() for task in others)
+        assert len(port._untold) == 1
+        silent.answer_all(range(4))
+        await asyncio.wait_for(asyncio.gather(*others), DEADLINE_S)
+        port.close()
+
     runner.run(main())
 
 
