@@ -85,9 +85,7 @@ def client_address() -> int:
 def identity() -> tuple[bytes, int, int]:
     """(node id, slot, epoch)."""
 
-def fork_prepare() -> None:
-    """Announces a fork of this thread, which then copies the holds for the child."""
-
+def fork_prepare() -> None: ...  # this thread is about to fork, which copies the holds for the child
 def fork_child() -> None: ...
 def fork_parent() -> None: ...
 def serve_zygote(

@@ -132,6 +132,7 @@ class Coroner:
             self._timer.cancel()
 
     def _look(self) -> None:
+        self.start()  # first: whatever fails here is tried again
         slot = self._store.overdue(self._limit_s)
         if slot is not None:
             self._end_holder(slot)
@@ -140,7 +141,6 @@ class Coroner:
         self._looks += 1
         if self._looks % TRIM_LOOKS == 0:
             self._store.trim(KEPT_SPANS)
-        self.start()
 
     def _end_holder(self, slot: int) -> None:
         """Kills the process of a slot: it was stopped, or is stuck, while it held a lock that others need."""

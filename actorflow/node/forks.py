@@ -68,6 +68,7 @@ class Forks:
         self._watches[process] = Watch(self._loop, pidfd, ended)
 
     def _look(self) -> None:
+        self.start()  # first: whatever fails here is tried again
         now_s = monotonic()
         seen = {}
         for facts in self._store.slots(Role.FORK):
@@ -79,4 +80,3 @@ class Forks:
                 if now_s - since_s > CLAIM_S:
                     self._store.unreserve(*process)
         self._unclaimed = seen
-        self.start()

@@ -19,6 +19,7 @@ _KIND_MAILBOX = 4
 _FORMAT_ERROR = 3
 _AUDIT_TRIES = 20
 _DOOMED_AT_ONCE = 64
+_FULL = -2
 _BUSY = -12
 
 _STATUS = {
@@ -34,6 +35,10 @@ _STATUS = {
 
 class StoreError(Exception):
     """The core refused a call of the node: what was tried, and the core's answer."""
+
+
+class NoRoomError(StoreError):
+    """There is none for what was tried: it may succeed once others have let go of something."""
 
 
 class SlotState(enum.IntEnum):
@@ -301,8 +306,13 @@ class Store:
         None: there was not enough memory for it; to be tried again.
         """
         settlement = ffi.new("struct af_settlement *")
-        with _Error(self._client, error) as block:
-            status = lib.af_coroner_settle(self._client, slot, epoch, retry, block, _FORMAT_ERROR, settlement)
+        try:
+            with _Error(self._client, error) as block:
+                status = lib.af_coroner_settle(
+                    self._client, slot, epoch, retry, block, _FORMAT_ERROR, settlement
+                )
+        except NoRoomError:
+            return None
         if _check(status, f"settling slot {slot}, epoch {epoch}") == _BUSY:
             return None
         return Settlement(
@@ -325,9 +335,17 @@ class Store:
         ]
 
     def fail(self, slot: int, epoch: int, call: int, error: bytes) -> bool:
-        """Gives a doomed call its own error (ERROR bytes), before its process is settled. False: it has ended."""
-        with _Error(self._client, error) as block:
-            return bool(lib.af_store_doomed_fail(self._client, slot, epoch, call, block, _FORMAT_ERROR) == 0)
+        """Gives a doomed call its own error (ERROR bytes), before its process is settled.
+
+        False: it has ended, or there was not enough memory for it.
+        """
+        try:
+            with _Error(self._client, error) as block:
+                return bool(
+                    lib.af_store_doomed_fail(self._client, slot, epoch, call, block, _FORMAT_ERROR) == 0
+                )
+        except NoRoomError:
+            return False
 
     def overdue(self, limit_s: float) -> int | None:
         """Slot of a process that has held a lock for longer than `limit_s`, or None."""
@@ -413,5 +431,6 @@ class _Error:
 def _check(status: int, what: str) -> int:
     """The status, if it is good or _BUSY."""
     if status < 0 and status != _BUSY:
-        raise StoreError(f"{what}: {_STATUS.get(status, f'status {status}')}")
+        kind = NoRoomError if status == _FULL else StoreError
+        raise kind(f"{what}: {_STATUS.get(status, f'status {status}')}")
     return status

@@ -118,6 +118,22 @@ def test_what_cannot_be_settled_is_tried_again(bench: Bench, monkeypatch: pytest
     assert bench.store.asked == [("settle", 1, 3, b"error", True)] * 2
 
 
+def test_a_look_that_fails_is_not_the_last(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(limit_s: float) -> int | None:
+        raise OSError("no memory for it")
+
+    monkeypatch.setattr(coroner, "LOOK_S", 0.0)
+    monkeypatch.setattr(bench.store, "overdue", fail)
+    with pytest.raises(OSError, match="no memory"):
+        bench.coroner._look()
+    looked: list[float] = []
+    monkeypatch.setattr(bench.store, "overdue", looked.append)
+    for _ in range(3):
+        bench.loop.run_until_complete(asyncio.sleep(0))
+    bench.coroner.stop()
+    assert looked
+
+
 def test_a_recount_that_is_owed_is_made_until_it_succeeds(bench: Bench) -> None:
     bench.store.add(1, 3, SlotState.LIVE)
     bench.store.settlements = [Settlement(0, 0, 0, 0, True, 0, True)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 
@@ -118,6 +119,19 @@ def test_settling_a_process_that_never_came(store: Store) -> None:
     assert store.slot(slot).epoch == epoch + 1
     with pytest.raises(StoreError, match="gone"):
         store.settle(slot, epoch, b"gone")
+
+
+def test_without_memory_the_dead_wait_until_there_is_some(store: Store) -> None:
+    slot, epoch = store.reserve(Role.FORK, 1)
+    taken = []
+    with contextlib.suppress(_hot.FullError):
+        while True:
+            taken.append(_hot.make_mailbox(0, 1, 16))
+    error = bytes(20_000)
+    assert store.settle(slot, epoch, error) is None
+    assert not store.fail(slot, epoch, 0, error)
+    taken.clear()
+    assert store.settle(slot, epoch, error) is not None
 
 
 def test_books_are_in_order(store: Store) -> None:
