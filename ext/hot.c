@@ -97,9 +97,12 @@ void session_release(struct session *session) {
   if (--session->users == 0) free(session);
 }
 
+static __thread long own_waiting; /* of this thread: a fork's child has no other */
+
 void session_enter_wait(struct session *session) {
   session->users++;
   session->waiting++;
+  own_waiting++;
 }
 
 bool hot_check_live(const struct session *session) {
@@ -109,6 +112,7 @@ bool hot_check_live(const struct session *session) {
 }
 
 void session_leave(struct session *session) {
+  own_waiting--;
   session->waiting--;
   session_release(session);
 }
@@ -289,6 +293,8 @@ static PyObject *hot_fork_child(PyObject *module, PyObject *unused) {
     Py_RETURN_FALSE;
   }
   hot.session->pid = (int)getpid();
+  hot.session->users -= hot.session->waiting - own_waiting;
+  hot.session->waiting = own_waiting;
   fork_plan.prepared = false;
   Py_RETURN_TRUE;
 }

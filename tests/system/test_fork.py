@@ -21,6 +21,8 @@ import numpy as np
 import pytest
 
 import actorflow as af
+from actorflow import _hot
+from actorflow.shm.store import Role, Store
 from tests.conftest import wait_until
 from tests.system import bodies
 from tests.system.conftest import stored_bytes
@@ -325,6 +327,32 @@ def test_what_other_threads_take_just_before_a_fork_stays_for_the_child() -> Non
     os.close(told)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
     wait_until(lambda: stored_bytes() == 0, DEADLINE_S, "the child's holds were dropped with it")
+
+
+def test_a_child_shuts_down_though_a_thread_of_its_parent_waits() -> None:
+    gate = bodies.Gate.remote()
+    thread = threading.Thread(target=lambda: af.get(gate.pass_through.remote()))
+    thread.start()
+    af.get(gate.arrived.remote(1))
+    store = Store(_hot.client_address())
+
+    def slots() -> list[int]:
+        return [slot.number for slot in store.slots(Role.FORK)]
+
+    before = slots()
+    may_end, told = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(told)
+        af.shutdown()
+        os.read(may_end, 1)
+        os._exit(0)
+    os.close(may_end)
+    wait_until(lambda: slots() == before, DEADLINE_S, "the child has left its slot")
+    os.close(told)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    af.get(gate.open.remote())
+    thread.join(DEADLINE_S)
 
 
 def test_a_fork_while_calls_are_awaited_elsewhere() -> None:
