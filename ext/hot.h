@@ -70,6 +70,7 @@ struct hold {
   af_off block;
   uint32_t generation;
   uint32_t index;      /* in the hold table */
+  struct af_watcher watcher; /* of a cell */
   struct hold *previous, *following; /* pins only: session->pinned */
 };
 

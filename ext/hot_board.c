@@ -83,7 +83,7 @@ static PyObject *board_watch(PyObject *object, PyObject *const *args, Py_ssize_t
   if (token == NO_TOKEN) return PyLong_FromLong(af_cell_is_done(&self->session->client, hold->block) ? 0 : -1);
   entry_set(self, token, ENTRY_CELL, args[0], args[1]);
   self->pending++;
-  int status = af_cell_watch(&self->session->client, hold->block, watch_of(self, token));
+  int status = af_cell_watch(&self->session->client, hold->block, watch_of(self, token), &hold->watcher);
   if (status == AF_OK) return PyLong_FromUnsignedLong(token);
   Py_DECREF(entry_end(self, token));
   return PyLong_FromLong(status == AF_EMPTY ? 0 : -1);
@@ -95,7 +95,7 @@ static PyObject *board_unwatch(PyObject *object, PyObject *number) {
   if (!self || PyErr_Occurred()) return NULL;
   if (token >= self->fresh || self->entries[token].kind != ENTRY_CELL) Py_RETURN_NONE; /* handed out already */
   struct hold *hold = (struct hold *)self->entries[token].watched;
-  af_cell_unwatch(&self->session->client, hold->block, watch_of(self, token));
+  af_cell_unwatch(&self->session->client, hold->block, watch_of(self, token), &hold->watcher);
   Py_DECREF(entry_end(self, token));
   Py_RETURN_NONE;
 }
@@ -266,8 +266,9 @@ static void board_end(struct board *self) {
   for (uint32_t token = 1; token < self->fresh; token++) {
     struct entry *entry = &self->entries[token];
     if (entry->kind == ENTRY_FREE) continue;
+    struct hold *hold = (struct hold *)entry->watched;
     if (entry->kind == ENTRY_CELL && hot_live(self->session))
-      af_cell_unwatch(&self->session->client, ((struct hold *)entry->watched)->block, watch_of(self, token));
+      af_cell_unwatch(&self->session->client, hold->block, watch_of(self, token), &hold->watcher);
     if (entry->kind == ENTRY_END && hot_live(self->session)) entry_quiet(self, entry);
     Py_DECREF(entry_end(self, token));
   }

@@ -66,7 +66,10 @@ static void hold_free(PyObject *object) {
 static void hold_dealloc(PyObject *object) {
   struct hold *self = (struct hold *)object;
   if (self->session) {
-    if (hot_live(self->session)) af_hold_drop(&self->session->client, self->index);
+    if (hot_live(self->session)) {
+      if (self->watcher.follower) af_hold_drop(&self->session->client, self->watcher.hold);
+      af_hold_drop(&self->session->client, self->index);
+    }
     session_release(self->session);
   }
   hold_free(object);

@@ -199,8 +199,8 @@ static void watch_all(struct waiting *waiting, uint8_t board, bool set) {
   af_watch watch = af_watch_make(client->slot_index, client->epoch, board, 0);
   for (Py_ssize_t i = 0; i < waiting->size; i++) {
     if (waiting->done[i]) continue;
-    if (set) (void)af_cell_watch(client, waiting->holds[i]->block, watch);
-    else af_cell_unwatch(client, waiting->holds[i]->block, watch);
+    if (set) (void)af_cell_watch(client, waiting->holds[i]->block, watch, &waiting->holds[i]->watcher);
+    else af_cell_unwatch(client, waiting->holds[i]->block, watch, &waiting->holds[i]->watcher);
   }
 }
 

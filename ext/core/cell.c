@@ -284,42 +284,72 @@ int af_cell_fail(struct af_client *client, af_off cell, uint64_t expected_state,
 
 /* ---- watching and waiting ---- */
 
-static int watch_further(struct af_client *client, af_off cell, af_watch watch) {
+static _Atomic af_watch *watch_at(const struct af_client *client, af_off follower) {
+  return &AF_AT(client, struct af_follower, follower)->watch;
+}
+
+/* Links one to the cell's followers; held as `own`, if that is given. */
+static int follower_link(struct af_client *client, af_off cell, af_off follower, struct af_watcher *own) {
+  if (own != NULL && af_hold_take(client, follower, &own->hold) != AF_OK) {
+    af_block_drop(client, follower);
+    return AF_FULL;
+  }
+  AF_POINT(client, 720);
+  if (af_cell_link(client, cell, follower)) {
+    if (own != NULL)
+      own->follower = follower;
+    return AF_OK;
+  }
+  if (own != NULL)
+    af_hold_drop(client, own->hold);
+  af_block_drop(client, follower);
+  return AF_EMPTY;
+}
+
+static int watch_further(struct af_client *client, af_off cell, af_watch watch, struct af_watcher *own) {
   af_off follower;
   uint32_t outer = af_op_begin(client, AF_OP_WATCH);
   int status = af_heap_allocate(client, sizeof(struct af_follower), AF_KIND_FOLLOWER, AF_MESSAGES, &follower);
   if (status == AF_OK) {
-    atomic_store_explicit(&AF_AT(client, struct af_follower, follower)->watch, watch, memory_order_relaxed);
-    AF_POINT(client, 720);
-    if (!af_cell_link(client, cell, follower)) {
-      af_block_drop(client, follower);
-      status = AF_EMPTY;
-    }
+    atomic_store_explicit(watch_at(client, follower), watch, memory_order_relaxed);
+    status = follower_link(client, cell, follower, own);
   }
   af_op_end(client, outer);
   return status;
 }
 
-/* SYNC POINT cell-watch: watch, then the look at the state; the completer sets the state, then looks at the watch. */
-int af_cell_watch(struct af_client *client, af_off cell, af_watch watch) {
-  struct af_cell *of = cell_at(client, cell);
+static bool watch_take_back(_Atomic af_watch *place, af_watch watch) {
+  return atomic_load_explicit(place, memory_order_relaxed) == watch &&
+         atomic_compare_exchange_strong_explicit(place, &watch, 0, memory_order_relaxed, memory_order_relaxed);
+}
+
+/* SYNC POINT cell-watch: watch, then the look at the state; the completer sets the state, then looks at the watch.
+ * AF_BUSY: there is another one at that place. */
+static int watch_place(struct af_cell *of, _Atomic af_watch *place, af_watch watch) {
   af_watch none = 0;
-  if (af_cell_is_done(client, cell))
-    return AF_EMPTY;
-  if (!atomic_compare_exchange_strong_explicit(&of->watch, &none, watch, memory_order_seq_cst,
-                                               memory_order_relaxed))
-    return watch_further(client, cell, watch);
+  if (!atomic_compare_exchange_strong_explicit(place, &none, watch, memory_order_seq_cst, memory_order_relaxed))
+    return AF_BUSY;
   if (phase_of(atomic_load_explicit(&of->state, memory_order_seq_cst)) != AF_DONE)
     return AF_OK;
-  af_cell_unwatch(client, cell, watch);
+  watch_take_back(place, watch);
   return AF_EMPTY;
 }
 
-/* One on the list stays there until the cell is done, and then rings for nothing. */
-void af_cell_unwatch(struct af_client *client, af_off cell, af_watch watch) {
+int af_cell_watch(struct af_client *client, af_off cell, af_watch watch, struct af_watcher *own) {
   struct af_cell *of = cell_at(client, cell);
-  if (atomic_load_explicit(&of->watch, memory_order_relaxed) == watch)
-    atomic_compare_exchange_strong_explicit(&of->watch, &watch, 0, memory_order_relaxed, memory_order_relaxed);
+  bool has_own = own != NULL && own->follower != 0;
+  if (af_cell_is_done(client, cell))
+    return AF_EMPTY;
+  int status = watch_place(of, &of->watch, watch);
+  if (status == AF_BUSY && has_own)
+    status = watch_place(of, watch_at(client, own->follower), watch);
+  return status == AF_BUSY ? watch_further(client, cell, watch, has_own ? NULL : own) : status;
+}
+
+/* One on the list stays there until the cell is done, and then rings for nothing. */
+void af_cell_unwatch(struct af_client *client, af_off cell, af_watch watch, struct af_watcher *own) {
+  if (!watch_take_back(&cell_at(client, cell)->watch, watch) && own != NULL && own->follower != 0)
+    watch_take_back(watch_at(client, own->follower), watch);
 }
 
 int af_cell_spin(const struct af_client *client, af_off cell, uint64_t spin_ns) {

@@ -161,9 +161,12 @@ void af_cell_each_child(struct af_client *client, af_off parent, uint32_t genera
 int af_cell_start(struct af_client *client, af_off cell);
 static inline uint32_t af_cell_phase(const struct af_client *client, af_off cell);
 bool af_cell_is_done(const struct af_client *client, af_off cell);
-/* Sets a watch. AF_OK: set; AF_EMPTY: already done, not set; AF_FULL: no room for a further one. */
-int af_cell_watch(struct af_client *client, af_off cell, af_watch watch);
-void af_cell_unwatch(struct af_client *client, af_off cell, af_watch watch);
+/* Sets a watch. AF_OK: set; AF_EMPTY: already done, not set; AF_FULL: no room for a further one. `own`: who watches the
+ * same cell again and again has one of these (all 0 at first) and, where it is not the first watcher, one place on the
+ * list for all its watches, which it holds; the list's other places are used once (NULL, or two watches at a time). */
+struct af_watcher { af_off follower; uint32_t hold; };
+int af_cell_watch(struct af_client *client, af_off cell, af_watch watch, struct af_watcher *own);
+void af_cell_unwatch(struct af_client *client, af_off cell, af_watch watch, struct af_watcher *own);
 /* Spins up to spin_ns, no sleep. 1: done. */
 int af_cell_spin(const struct af_client *client, af_off cell, uint64_t spin_ns);
 /* Sleeps until done: AF_OK, AF_TIMEOUT (after timeout_ns or AF_SLEEP_MS), AF_INTERRUPTED. [no GIL] */

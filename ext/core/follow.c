@@ -202,7 +202,8 @@ static void followers_serve(struct af_client *client, af_off cell) {
     af_off call = af_entry_call(client, entry);
     af_off next = atomic_load_explicit(next_of(client, entry), memory_order_relaxed);
     if (call == 0)
-      af_ring(client, atomic_load_explicit(&AF_AT(client, struct af_follower, entry)->watch, memory_order_relaxed));
+      af_ring(client, atomic_load_explicit(&AF_AT(client, struct af_follower, entry)->watch,
+                                           memory_order_seq_cst)); /* SYNC POINT cell-watch */
     else
       af_cell_on_its_way(client, call);
     AF_POINT(client, 743);

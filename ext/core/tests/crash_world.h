@@ -240,6 +240,15 @@ static inline uint32_t rounds_look(struct caller *caller, bool last, uint32_t *i
   return ended;
 }
 
+/* By the first place, by one of its own on the list, and by one that is used once. */
+static inline void watch_thrice(struct af_client *client, af_off cell, af_watch watch) {
+  struct af_watcher own = {0};
+  for (uint32_t i = 0; i < 3; i++)
+    af_cell_watch(client, cell, watch + i, &own);
+  if (own.follower != 0)
+    af_hold_drop(client, own.hold);
+}
+
 /* Sleeps a moment on one that is in flight, one way or the other. */
 static inline void caller_pause(struct caller *caller, uint8_t board, uint32_t turn) {
   struct af_client *client = &caller->client;
@@ -249,9 +258,9 @@ static inline void caller_pause(struct caller *caller, uint8_t board, uint32_t t
     return;
   if (turn % 2 == 0) {
     af_cell_sleep(client, cell, 1000000);
-  } else if (af_cell_watch(client, cell, af_watch_make(client->slot_index, client->epoch, board, turn % RING)) == AF_OK) {
+  } else if (af_cell_watch(client, cell, af_watch_make(client->slot_index, client->epoch, board, turn % RING), NULL) == AF_OK) {
     af_board_wait(client, board, 0, 1000000);
-    af_cell_unwatch(client, cell, af_watch_make(client->slot_index, client->epoch, board, turn % RING));
+    af_cell_unwatch(client, cell, af_watch_make(client->slot_index, client->epoch, board, turn % RING), NULL);
   }
   while (af_board_take(client, board, &token, 1, false) > 0)
     ;

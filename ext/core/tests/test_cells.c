@@ -137,7 +137,7 @@ static void test_values(void) {
   *af_cell_references(node, cell) = inner;
   memcpy(af_cell_references(node, cell) + 1, &number, sizeof number);
   CHECK(af_cell_is_done(node, cell), "from the start");
-  CHECK(af_cell_watch(node, cell, af_watch_make(0, node->epoch, 0, 1)) == AF_EMPTY, "nothing to wait for");
+  CHECK(af_cell_watch(node, cell, af_watch_make(0, node->epoch, 0, 1), NULL) == AF_EMPTY, "nothing to wait for");
   CHECK_OK(af_cell_sleep(node, cell, NEVER_NS));
   af_hold_drop(node, hold);
   CHECK(af_cell_create(node, 0, AF_LARGE_MAX, 0, &cell) == AF_TOO_LARGE, "too large");
@@ -333,15 +333,15 @@ static void test_watchers(void) {
   CHECK_OK(af_board_create(node, &index, &board));
   cell = expected_make(node, &hold);
   for (uint32_t i = 0; i < 5; i++)
-    CHECK_OK(af_cell_watch(node, cell, af_watch_make(0, node->epoch, index, 100 + i)));
-  af_cell_unwatch(node, cell, af_watch_make(0, node->epoch, index, 100));
-  CHECK_OK(af_cell_watch(node, cell, af_watch_make(0, node->epoch, index, 200)));
+    CHECK_OK(af_cell_watch(node, cell, af_watch_make(0, node->epoch, index, 100 + i), NULL));
+  af_cell_unwatch(node, cell, af_watch_make(0, node->epoch, index, 100), NULL);
+  CHECK_OK(af_cell_watch(node, cell, af_watch_make(0, node->epoch, index, 200), NULL));
   expected_fill(node, cell, 1);
   CHECK(af_board_take(node, index, tokens, 8, false) == 5, "each once");
   for (uint32_t i = 0; i < 4; i++)
     CHECK(tokens[i] == 101 + i, "token %u", tokens[i]);
   CHECK(tokens[4] == 200, "the first place was free again");
-  CHECK(af_cell_watch(node, cell, af_watch_make(0, node->epoch, index, 1)) == AF_EMPTY, "done");
+  CHECK(af_cell_watch(node, cell, af_watch_make(0, node->epoch, index, 1), NULL) == AF_EMPTY, "done");
   af_hold_drop(node, hold);
   fixture_end(&fixture);
 }
@@ -456,7 +456,7 @@ static void test_races(void) {
       af_pause();
     if (round % 2) {
       result_wait(node, cell, 0);
-    } else if (af_cell_watch(node, cell, af_watch_make(0, node->epoch, index, round)) == AF_OK) {
+    } else if (af_cell_watch(node, cell, af_watch_make(0, node->epoch, index, round), NULL) == AF_OK) {
       while (af_board_take(node, index, &token, 1, false) == 0 || token != round)
         af_board_wait(node, index, 0, NEVER_NS);
     }

@@ -268,8 +268,8 @@ static void test_unserved(void) {
   CHECK_OK(call_send(node, lane, 1, &call, &hold));
   CHECK_OK(call_make(node, scene.mailbox, 2, &call, 1, &follower, &follower_hold));
   CHECK_OK(af_cell_submit(node, lane, follower));
-  CHECK_OK(af_cell_watch(node, call, af_watch_make(0, node->epoch, index, 3)));
-  CHECK_OK(af_cell_watch(node, call, af_watch_make(0, node->epoch, index, 4)));
+  CHECK_OK(af_cell_watch(node, call, af_watch_make(0, node->epoch, index, 3), NULL));
+  CHECK_OK(af_cell_watch(node, call, af_watch_make(0, node->epoch, index, 4), NULL));
   CHECK_OK(af_mailbox_take(&scene.victim, scene.mailbox, &taken, &taken_hold));
   inside(&scene.victim);
   atomic_store(&scene.victim.slot->op_cell, call);

@@ -112,8 +112,7 @@ static void serve_self(struct victim *victim) {
   for (uint32_t i = 0; i < 2; i++)
     if (make_and_send(client, other, id_next(victim), i == 0 ? first.call : first.result, false, &followers[i]) != AF_OK)
       followers[i] = (struct made){0};
-  for (uint32_t i = 0; i < 3; i++)
-    af_cell_watch(client, first.call, watch + i);
+  watch_thrice(client, first.call, watch);
   if (dice(victim, 2))
     af_board_arm(client, victim->board, AF_SLEEP_LOOP);
   af_cell_sleep(client, first.call, 1);

@@ -330,6 +330,35 @@ static void test_node_check(void) {
   af_segment_unmap(&node);
 }
 
+/* Who comes again and again, while another watches, takes one place for all its watches. */
+static void test_watcher_again(void) {
+  struct fixture fixture;
+  fixture_make(&fixture, 0);
+  struct af_client *node = &fixture.node;
+  struct af_watcher own = {0};
+  af_off board, cell, taken;
+  uint32_t hold, taken_hold, tokens[8];
+  uint8_t index;
+  CHECK_OK(af_board_create(node, &index, &board));
+  CHECK_OK(call_send(node, fixture.lane, 1, &cell, &hold));
+  CHECK_OK(af_cell_watch(node, cell, af_watch_make(0, node->epoch, index, 100), NULL));
+  for (uint32_t i = 0; i < 50; i++) {
+    CHECK_OK(af_cell_watch(node, cell, af_watch_make(0, node->epoch, index, 200 + i), &own));
+    af_cell_unwatch(node, cell, af_watch_make(0, node->epoch, index, 200 + i), &own);
+  }
+  audit_clean(node, 6); /* the four of the fixture, the cell, and the place */
+  CHECK_OK(af_cell_watch(node, cell, af_watch_make(0, node->epoch, index, 300), &own));
+  CHECK_OK(af_cell_watch(node, cell, af_watch_make(0, node->epoch, index, 301), &own)); /* two at a time */
+  CHECK_OK(af_mailbox_take(node, fixture.mailbox, &taken, &taken_hold));
+  CHECK_OK(call_answer(node, taken, taken_hold, 1));
+  CHECK(af_board_take(node, index, tokens, 8, false) == 3, "each once");
+  CHECK(tokens[0] == 100 && tokens[1] == 300 && tokens[2] == 301, "and none that was taken back");
+  CHECK(af_cell_watch(node, cell, af_watch_make(0, node->epoch, index, 1), &own) == AF_EMPTY, "done");
+  af_hold_drop(node, own.hold);
+  af_hold_drop(node, hold);
+  fixture_end(&fixture);
+}
+
 int main(void) {
   RUN(test_tokens);
   RUN(test_small_takes);
@@ -338,6 +367,7 @@ int main(void) {
   RUN(test_loop);
   RUN(test_full_socket);
   RUN(test_no_ring_is_lost);
+  RUN(test_watcher_again);
   RUN(test_spin);
   RUN(test_the_longest_crowd_ends_without_a_look);
   RUN(test_interrupted);
