@@ -104,12 +104,27 @@ static int allocate_once(struct session *session, uint64_t bytes, bool large, af
   return status;
 }
 
+/* Another has the store's lock for long: it is stopped, or has no CPU. The node ends one that has it for too long; so
+ * this goes on until then, others having their turn between. AF_INTERRUPTED: an exception. */
+static int allocate_soon(struct session *session, uint64_t bytes, bool large, af_off *block, uint32_t *index) {
+  const _Atomic uint32_t nobody_wakes = 0;
+  int status;
+  while ((status = allocate_once(session, bytes, large, block, index)) == AF_BUSY && session->client.slot_index != 0) {
+    session_enter_wait(session);
+    Py_BEGIN_ALLOW_THREADS
+    (void)af_futex_wait(&nobody_wakes, 0, 1000000);
+    Py_END_ALLOW_THREADS
+    if (!session_leave_wait(session) || hot_after_sleep(session, AF_TIMEOUT) < 0) return AF_INTERRUPTED;
+  }
+  return status;
+}
+
 static int allocate_block(struct session *session, uint64_t bytes, af_off *block, uint32_t *index) {
   bool large = bytes - sizeof(struct af_object) > HOT_INLINE_BYTES;
   struct hot_room room = {0};
-  int status = allocate_once(session, bytes, large, block, index), waited = 1;
+  int status = allocate_soon(session, bytes, large, block, index), waited = 1;
   while (status == AF_FULL && large && (waited = hot_wait_room(session, bytes, &room)) > 0)
-    status = allocate_once(session, bytes, large, block, index);
+    status = allocate_soon(session, bytes, large, block, index);
   if (waited < 0) return -1;
   if (status == AF_OK) return 0;
   if (large) return store_full(&session->client, status, bytes);

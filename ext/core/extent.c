@@ -15,7 +15,7 @@
 #define LOCK_SPINS 200
 #define LOCK_YIELDS 64
 #define LOCK_SLEEP_NS 100000
-#define LOCK_MOST_NS 2000000000ull  /* the node has killed a stopped holder by then */
+#define LOCK_MOST_NS 2000000000ull  /* then who calls looks to its signals; the node kills a stopped holder in time */
 #define LOCK_NODE_NS 20000000ull    /* the node itself: while it waits, nobody settles a dead holder */
 
 static inline uint64_t free_word(uint64_t pages) { return pages << 32; }

@@ -22,7 +22,8 @@ struct af_extent {            /* 16 bytes a page */
                                * is free and ends here, so a stale one does no harm */
 };
 /* Allocates an object block of `bytes` (header included), count 1, kind AF_KIND_OBJECT. AF_FULL: no room now;
- * AF_TOO_LARGE: larger than the whole store; AF_BUSY: another held the lock for 2 s (20 ms in the node). */
+ * AF_TOO_LARGE: larger than the whole store; AF_BUSY: another held the lock for 2 s (20 ms in the node): to be tried
+ * again, as the node kills one that is stopped with it. */
 int af_extent_allocate(struct af_client *client, uint64_t bytes, af_off *block);
 void af_extent_free(struct af_client *client, af_off block);
 /* Makes the pages of [offset, offset + bytes) present in this process before they are written; remembers it. [no GIL] */
