@@ -3,7 +3,7 @@
 Guarantees that every implementation gives (tests/system/test_communicator.py holds all to them):
 - What one rank sends to another under one tag arrives in the order in which it was sent; tags do not disturb each
   other, nor the collectives, whichever threads they are called from.
-- Collectives are called by all ranks in the same order, from one thread at a time.
+- Collectives are called, or begun, by all ranks in the same order, from one thread at a time.
 - A tensor that is received into keeps its shape, dtype and memory; what does not fit is refused before anything is sent
   where this process can know it, with ValueError or TypeError, and the communicator goes on.
 - Every wait ends: with CollectiveError soon after a member died or left, with CollectiveTimeoutError after the
@@ -13,6 +13,8 @@ Guarantees that every implementation gives (tests/system/test_communicator.py ho
 from __future__ import annotations
 
 import enum
+import functools
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, NamedTuple
@@ -53,6 +55,28 @@ class Pending(ABC):
         CollectiveError."""
 
 
+class _InThread(Pending):
+    """An operation that blocks, in a thread of its own, after the one that `before` runs."""
+
+    def __init__(self, operation: Callable[[], None], before: threading.Thread | None) -> None:
+        self._error: BaseException | None = None
+        self.thread = threading.Thread(target=self._run, args=(operation, before), daemon=True)
+        self.thread.start()
+
+    def _run(self, operation: Callable[[], None], before: threading.Thread | None) -> None:
+        if before is not None:
+            before.join()
+        try:
+            operation()
+        except BaseException as error:
+            self._error = error
+
+    def wait(self) -> None:
+        self.thread.join()
+        if self._error is not None:
+            raise self._error
+
+
 class Communicator(ABC):
     """One rank of a group. `device`: where its tensors lie, as torch.device takes it."""
 
@@ -60,6 +84,16 @@ class Communicator(ABC):
     rank: int
     size: int
     device: Any = "cpu"
+    _begun: threading.Thread | None = None  # where the last collective that `begin` was given runs
+
+    def begin(self, collective: str, *args: Any) -> Pending:
+        """Begins the collective of that name, "allreduce" and so on, with its arguments; others may follow it.
+
+        Here it runs in a thread, after those that were begun before: for communicators whose collectives only block.
+        """
+        pending = _InThread(functools.partial(getattr(self, collective), *args), self._begun)
+        self._begun = pending.thread
+        return pending
 
     @abstractmethod
     def isend(self, tensor: Tensor, peer: int, tag: int = 0) -> Pending:

@@ -65,51 +65,85 @@ class TorchCommunicator(Communicator):
     # -- operations
 
     def allreduce(self, tensor: Any, op: ReduceOp = ReduceOp.SUM) -> None:
-        data = self._reducible(tensor, op)
-        if data.numel():
-            self._run("allreduce", lambda group: group.allreduce([data], _OPS[op]))
-        copy_back(tensor, data)
+        self.begin("allreduce", tensor, op).wait()
 
     def reduce(self, tensor: Any, root: int = 0, op: ReduceOp = ReduceOp.SUM) -> None:
+        self.begin("reduce", tensor, root, op).wait()
+
+    def broadcast(self, tensor: Any, root: int = 0) -> None:
+        self.begin("broadcast", tensor, root).wait()
+
+    def allgather(self, outputs: Sequence[Any], tensor: Any) -> None:
+        self.begin("allgather", outputs, tensor).wait()
+
+    def reducescatter(self, output: Any, inputs: Sequence[Any], op: ReduceOp = ReduceOp.SUM) -> None:
+        self.begin("reducescatter", output, inputs, op).wait()
+
+    def barrier(self) -> None:
+        self.begin("barrier").wait()
+
+    def begin(self, collective: str, *args: Any) -> Pending:
+        begin: Callable[..., Pending] = getattr(self, f"_{collective}")
+        return begin(*args)
+
+    def _allreduce(self, tensor: Any, op: ReduceOp = ReduceOp.SUM) -> Pending:
+        data = self._reducible(tensor, op)
+        return self._begin_any(
+            "allreduce",
+            data,
+            lambda group: group.allreduce([data], _OPS[op]),
+            lambda: copy_back(tensor, data),
+        )
+
+    def _reduce(self, tensor: Any, root: int = 0, op: ReduceOp = ReduceOp.SUM) -> Pending:
         data = self._reducible(tensor, op)
         options = distributed.ReduceOptions()
         options.rootRank, options.reduceOp = self._checked_rank(root), _OPS[op]
-        if data.numel():
-            self._run("reduce", lambda group: group.reduce([data], options))
-        if self.rank == root:
-            copy_back(tensor, data)
+        into = (lambda: copy_back(tensor, data)) if self.rank == root else None
+        return self._begin_any("reduce", data, lambda group: group.reduce([data], options), into)
 
-    def broadcast(self, tensor: Any, root: int = 0) -> None:
+    def _broadcast(self, tensor: Any, root: int = 0) -> Pending:
         data = self._dense(tensor)
         options = distributed.BroadcastOptions()
         options.rootRank = self._checked_rank(root)
-        if data.numel():
-            self._run("broadcast", lambda group: group.broadcast([_bytes(data)], options))
-        copy_back(tensor, data)
+        return self._begin_any(
+            "broadcast",
+            data,
+            lambda group: group.broadcast([_bytes(data)], options),
+            lambda: copy_back(tensor, data),
+        )
 
-    def allgather(self, outputs: Sequence[Any], tensor: Any) -> None:
+    def _allgather(self, outputs: Sequence[Any], tensor: Any) -> Pending:
         data = self._dense(tensor)
         self._check_parts("allgather", outputs, data)
         parts = [self._dense(output) for output in outputs]
-        if data.numel():
-            self._run(
-                "allgather", lambda group: group.allgather([[_bytes(part) for part in parts]], [_bytes(data)])
-            )
-        for output, part in zip(outputs, parts, strict=True):
-            copy_back(output, part)
 
-    def reducescatter(self, output: Any, inputs: Sequence[Any], op: ReduceOp = ReduceOp.SUM) -> None:
+        def put_back() -> None:
+            for output, part in zip(outputs, parts, strict=True):
+                copy_back(output, part)
+
+        return self._begin_any(
+            "allgather",
+            data,
+            lambda group: group.allgather([[_bytes(part) for part in parts]], [_bytes(data)]),
+            put_back,
+        )
+
+    def _reducescatter(self, output: Any, inputs: Sequence[Any], op: ReduceOp = ReduceOp.SUM) -> Pending:
         data = self._reducible(output, op)
         self._check_parts("reducescatter", inputs, data)
         options = distributed.ReduceScatterOptions()
         options.reduceOp = _OPS[op]
         parts = [self._dense(part) for part in inputs]
-        if data.numel():
-            self._run("reducescatter", lambda group: group.reduce_scatter([data], [parts], options))
-        copy_back(output, data)
+        return self._begin_any(
+            "reducescatter",
+            data,
+            lambda group: group.reduce_scatter([data], [parts], options),
+            lambda: copy_back(output, data),
+        )
 
-    def barrier(self) -> None:
-        self._run("barrier", lambda group: group.barrier())
+    def _barrier(self) -> Pending:
+        return self._begin("barrier", lambda group: group.barrier())
 
     # -- the end
 
@@ -126,8 +160,11 @@ class TorchCommunicator(Communicator):
 
     # -- what operations are made of
 
-    def _run(self, what: str, start: Callable[[Any], Any]) -> None:
-        self._begin(what, start).wait()
+    def _begin_any(
+        self, what: str, data: Any, start: Callable[[Any], Any], into: Callable[[], None] | None
+    ) -> Pending:
+        """As `_begin`; where there are no elements, nothing."""
+        return self._begin(what, start, into) if data.numel() else _Nothing()
 
     def _begin(self, what: str, start: Callable[[Any], Any], into: Callable[[], None] | None = None) -> Work:
         group = self._group
@@ -219,6 +256,13 @@ class TorchCommunicator(Communicator):
                     f"{what}: item {index} has shape {tuple(part.shape)} and {part.dtype}, the other tensor "
                     f"{tuple(data.shape)} and {data.dtype}"
                 )
+
+
+class _Nothing(Pending):
+    """An operation on no elements."""
+
+    def wait(self) -> None:
+        pass
 
 
 class Work(Pending):

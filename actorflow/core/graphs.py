@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 NOWHERE = -1
+OFFER, BEGIN, END = "offer", "begin", "end"
 
 
 class Edge(NamedTuple):
@@ -29,13 +30,14 @@ class Edge(NamedTuple):
 
 class Part(NamedTuple):
     """A step that is an actor's part of a collective operation, instead of a method. First it offers its tensor, by
-    telling the others what that is; when all have done so, the tensors are combined.
+    telling the others what that is; when all have done so, it begins the operation, and when all have begun, ends it.
 
-    `kind`: "allreduce" and so on; `op`: name of a ReduceOp; `root`: a rank of the group, of a broadcast.
+    `kind`: "allreduce" and so on; `phase`: OFFER, BEGIN or END; `op`: name of a ReduceOp; `root`: a rank of the group,
+    of a broadcast.
     """
 
     kind: str
-    is_offer: bool
+    phase: str
     group: str
     op: str
     root: int

@@ -11,6 +11,7 @@ from typing import Any
 from actorflow.client.refs import ObjectRef
 from actorflow.collective.communicator import ReduceOp
 from actorflow.collective.errors import require_torch
+from actorflow.core.graphs import BEGIN, END, OFFER
 from actorflow.dag import plan
 from actorflow.dag.nodes import ActorNode, DAGNode, Listing, family_of, transport_of
 from actorflow.dag.plan import TensorTransport
@@ -30,6 +31,18 @@ class _Operation:
         self.transports = [TensorTransport()] * len(inputs)  # of what comes out
         self.family, self.number = family_of(kind, self.inputs)
 
+    def key(self, rank: int, phase: str) -> object:
+        """What that part of a rank is found by while a graph is described."""
+        return id(self), rank, phase
+
+    def part(
+        self, rank: int, actor: int, title: str, sources: tuple[plan.Source, ...], part: plan.Collective
+    ) -> plan.Operation:
+        """That part of a rank, as an operation of its actor."""
+        label = f"{title}{self.kind} of {self.inputs[rank]._label}"
+        transport = self.transports[rank] if part.phase == END else TensorTransport()
+        return plan.Operation(actor, label, self.kind, sources, (), transport, part)
+
 
 class CollectiveOutputNode(ActorNode):
     """What one actor gets of a collective operation. Made by `af.dag.allreduce.bind(...)` and the like."""
@@ -43,7 +56,7 @@ class CollectiveOutputNode(ActorNode):
 
     @property
     def _key(self) -> object:
-        return (id(self._operation), self._rank)
+        return self._operation.key(self._rank, END)
 
     def _upstream(self) -> Iterator[DAGNode]:
         return iter(self._operation.inputs)
@@ -70,42 +83,25 @@ class CollectiveOutputNode(ActorNode):
             return
         operation = self._operation
         actors = tuple(listing.actor_of(node._method) for node in operation.inputs)
-        first = len(listing.operations)
-
-        def part(is_offer: bool) -> plan.Collective:
-            return plan.Collective(
-                operation.kind,
-                first,
-                is_offer,
-                actors,
-                operation.op.name,
-                operation.root,
-                operation.transport,
-            )
-
+        number = len(listing.operations)
         values = [plan.Result(listing.number(node)) for node in operation.inputs]
-        labels = [f"{operation.kind} of {node._label}" for node in operation.inputs]
-        offers = tuple(
-            plan.Result(
-                listing.add(
-                    (id(operation), rank, "offer"),
-                    plan.Operation(
-                        actor,
-                        f"the tensor shapes of {labels[rank]}",
-                        operation.kind,
-                        (values[rank],),
-                        collective=part(True),
-                    ),
+
+        def add(
+            phase: str, title: str, sources: Sequence[tuple[plan.Source, ...]]
+        ) -> tuple[plan.Source, ...]:
+            part = plan.Collective(
+                operation.kind, number, phase, actors, operation.op.name, operation.root, operation.transport
+            )
+            return tuple(
+                plan.Result(
+                    listing.add(operation.key(rank, phase), operation.part(rank, actor, title, taken, part))
                 )
+                for rank, (actor, taken) in enumerate(zip(actors, sources, strict=True))
             )
-            for rank, actor in enumerate(actors)
-        )
-        for rank, actor in enumerate(actors):
-            transport = operation.transports[rank]
-            combined = plan.Operation(
-                actor, labels[rank], operation.kind, (values[rank], *offers), (), transport, part(False)
-            )
-            listing.add((id(operation), rank), combined)
+
+        offers = add(OFFER, "the tensor shapes of ", [(value,) for value in values])
+        begun = add(BEGIN, "the beginning of ", [(value, *offers) for value in values])
+        add(END, "", [begun] * len(actors))
 
 
 class Collective:

@@ -10,6 +10,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from actorflow.core.graphs import BEGIN
+
 DRIVER = -1  # where others are numbers of actors
 GPU_TRANSPORTS = ("nccl",)
 OWN = "own"  # a communicator of the user's
@@ -63,12 +65,12 @@ Source = Constant | Input | Result
 
 @dataclass(frozen=True)
 class Collective:
-    """Says of an operation that it is an actor's part of a collective one. `number`: of that in the graph; `is_offer`:
-    it only tells the others what this actor has; `actors`: the members by their ranks; `op`: a ReduceOp's name."""
+    """Says of an operation that it is an actor's part of a collective one. `number`: of that in the graph; `phase`:
+    which of the steps of a Part; `actors`: the members by their ranks; `op`: a ReduceOp's name."""
 
     kind: str
     number: int
-    is_offer: bool
+    phase: str
     actors: tuple[int, ...]
     op: str = "SUM"
     root: int = 0
@@ -171,8 +173,8 @@ def _no_gpu(label: str, advice: str) -> str:
 def order(operations: Sequence[Operation]) -> list[int]:
     """The operations such that each comes after those whose values it takes: level by level. ValueError: a cycle.
 
-    The parts of a collective operation are on one level, since each takes what all offer; they lie side by side, so
-    that all actors come to the collective operations in the same order, and each finds the others on their way to it.
+    The parts that begin a collective operation are on one level, since each takes what all offer; they lie side by
+    side, so that all actors begin the collective operations in the same order.
     """
     levels: dict[int, int] = {}
     readers: dict[int, list[int]] = {}
@@ -199,4 +201,6 @@ def order(operations: Sequence[Operation]) -> list[int]:
 def _family(operation: Operation, number: int) -> tuple[bool, int]:
     """What lies side by side within a level."""
     collective = operation.collective
-    return (False, number) if collective is None or collective.is_offer else (True, collective.number)
+    return (
+        (True, collective.number) if collective is not None and collective.phase == BEGIN else (False, number)
+    )

@@ -251,4 +251,4 @@ class _Planning:
         if collective is None:
             return None
         group = self._groups.of_collective(collective)
-        return Part(collective.kind, collective.is_offer, group.name, collective.op, collective.root)
+        return Part(collective.kind, collective.phase, group.name, collective.op, collective.root)

@@ -1,9 +1,11 @@
 """Steps of a graph that are an actor's part of a collective operation.
 
-A part has two steps. The first tells the others, through a channel, what tensor this actor has; the second runs when
-all have told, and so does not wait for an actor that still computes. What one of them has instead of a tensor, an
-exception, comes to all in this way, and none enters an operation in which another one would be missing. Tensors that do
-not fit together are found by all alike.
+A part has three steps. The first tells the others, through a channel, what tensor this actor has. The second runs when
+all have told: it begins the operation, and tells the others that it has. What one of them has instead of a tensor, an
+exception, comes to all by the first, and none begins an operation in which another one would be missing. Tensors that
+do not fit together are found by all alike. The third waits for the operation, once all have begun it: so for the
+transfer alone, and never for an actor that is elsewhere. Two actors with operations of two graphs, of which each has
+come to another one first, would wait for each other otherwise.
 """
 
 from __future__ import annotations
@@ -13,9 +15,9 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from actorflow.collective import groups
-from actorflow.collective.communicator import Communicator, ReduceOp
-from actorflow.collective.errors import require_torch
-from actorflow.core.graphs import Part, Step
+from actorflow.collective.communicator import Communicator, Pending, ReduceOp
+from actorflow.collective.errors import CollectiveError, require_torch
+from actorflow.core.graphs import BEGIN, OFFER, Part, Step
 from actorflow.worker.functions import Body
 
 
@@ -29,12 +31,30 @@ class Offer(NamedTuple):
         return f"{self.dtype} of shape {self.shape}"
 
 
+class Begun:
+    """What this actor has begun, and where its result will be. The others get one that says only that it has."""
+
+    def __init__(self, result: Any = None, pending: Pending | None = None) -> None:
+        self._result = result
+        self._pending = pending
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Begun, ()
+
+    def end(self) -> Any:
+        """The result, once it is there. CollectiveError."""
+        if self._pending is not None:
+            self._pending.wait()
+        return self._result
+
+
 def body_of(step: Step) -> Body:
     """What a step with a part runs."""
     part = step.part
     assert part is not None
-    function = functools.partial(_offered if part.is_offer else _combined, part)
-    return Body(function, step.label)
+    if part.phase == OFFER:
+        return Body(functools.partial(_offered, part), step.label)
+    return Body(functools.partial(_begun if part.phase == BEGIN else _ended, part), step.label)
 
 
 def _offered(part: Part, tensor: Any) -> Offer:
@@ -52,43 +72,53 @@ def _offered(part: Part, tensor: Any) -> Offer:
     return Offer(tuple(tensor.shape), str(tensor.dtype))
 
 
-def _combined(part: Part, tensor: Any, *offers: Offer) -> Any:
+def _begun(part: Part, tensor: Any, *offers: Offer) -> Begun:
     """ValueError: the tensors do not fit together. CollectiveError: a member has died."""
     if len(set(offers)) > 1:
         given = "; ".join(f"rank {rank}: {offer}" for rank, offer in enumerate(offers))
         raise ValueError(f"{part.kind} needs tensors of one shape and dtype: {given}")
-    return _OPERATIONS[part.kind](groups.find(part.group), part, tensor)
+    communicator = groups.find(part.group)
+    try:
+        return _BEGIN[part.kind](communicator, part, tensor)
+    except (CollectiveError, TypeError, ValueError):  # as it is for all
+        raise
+    except BaseException as error:  # the others have begun, and would wait for this one
+        communicator.abort(f"rank {communicator.rank} could not begin {part.kind}: {error!r}")
+        raise
 
 
-def _allreduce(communicator: Communicator, part: Part, tensor: Any) -> Any:
+def _ended(part: Part, *begun: Begun) -> Any:
+    """CollectiveError: a member has died."""
+    return begun[groups.find(part.group).rank].end()
+
+
+def _allreduce(communicator: Communicator, part: Part, tensor: Any) -> Begun:
     result = tensor.detach().clone()
-    communicator.allreduce(result, ReduceOp[part.op])
-    return result
+    return Begun(result, communicator.begin("allreduce", result, ReduceOp[part.op]))
 
 
-def _broadcast(communicator: Communicator, part: Part, tensor: Any) -> Any:
+def _broadcast(communicator: Communicator, part: Part, tensor: Any) -> Begun:
     is_root = communicator.rank == part.root
     result = tensor.detach().clone() if is_root else require_torch().empty_like(tensor)
-    communicator.broadcast(result, part.root)
-    return result
+    return Begun(result, communicator.begin("broadcast", result, part.root))
 
 
-def _allgather(communicator: Communicator, _: Part, tensor: Any) -> Any:
+def _allgather(communicator: Communicator, _: Part, tensor: Any) -> Begun:
     result = tensor.new_empty((communicator.size * tensor.shape[0], *tensor.shape[1:]))
-    if tensor.shape[0]:
-        communicator.allgather(result.split(tensor.shape[0]), tensor)
-    return result
+    if not tensor.shape[0]:
+        return Begun(result)
+    return Begun(result, communicator.begin("allgather", result.split(tensor.shape[0]), tensor))
 
 
-def _reducescatter(communicator: Communicator, part: Part, tensor: Any) -> Any:
+def _reducescatter(communicator: Communicator, part: Part, tensor: Any) -> Begun:
     length = tensor.shape[0] // communicator.size
     result = tensor.new_empty((length, *tensor.shape[1:]))
-    if length:
-        communicator.reducescatter(result, tensor.split(length), ReduceOp[part.op])
-    return result
+    if not length:
+        return Begun(result)
+    return Begun(result, communicator.begin("reducescatter", result, tensor.split(length), ReduceOp[part.op]))
 
 
-_OPERATIONS: dict[str, Callable[[Communicator, Part, Any], Any]] = {
+_BEGIN: dict[str, Callable[[Communicator, Part, Any], Begun]] = {
     "allreduce": _allreduce,
     "broadcast": _broadcast,
     "allgather": _allgather,

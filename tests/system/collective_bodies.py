@@ -251,6 +251,22 @@ def at_once(communicator: Communicator) -> tuple[float, float]:
     return float(total.sum()), sum(float(tensor[0]) for tensor in received)
 
 
+def begun(communicator: Communicator) -> list[float]:
+    """Several operations that are begun before the first is waited for."""
+    tensors = [on(communicator, torch.full((2,), float(number))) for number in range(3)]
+    outputs = [torch.zeros_like(tensors[0]) for _ in range(communicator.size)]
+    pending = [
+        communicator.begin("allreduce", tensors[0]),
+        communicator.begin("broadcast", tensors[1], 0),
+        communicator.begin("allreduce", tensors[2], ReduceOp.MAX),
+        communicator.begin("allgather", outputs, tensors[0]),
+        communicator.begin("allreduce", on(communicator, torch.zeros(0))),
+    ]
+    for operation in reversed(pending):
+        operation.wait()
+    return [float(tensor[0]) for tensor in (*tensors, *outputs)]
+
+
 def use_of_default_group(_: Communicator) -> bool:
     return torch.distributed.is_initialized()
 

@@ -196,6 +196,10 @@ def test_threads_that_send_do_not_disturb_collectives(group: Group) -> None:
     assert group.each(bodies.at_once) == [(20_000.0 * group.size, 190.0)] * group.size
 
 
+def test_operations_are_begun_before_others_have_ended(group: Group) -> None:
+    assert group.each(bodies.begun) == [[0, 1, 2, *[0] * group.size]] * group.size
+
+
 def test_the_default_group_is_left_to_the_user(group: Group) -> None:
     assert group.each(bodies.use_of_default_group) == [False] * group.size
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import threading
@@ -78,6 +79,28 @@ class Stage:
 class AsyncStage:
     async def double(self, tensor: Any) -> Any:
         return tensor * 2
+
+
+@af.remote(num_cpus=0)
+class Gated:
+    """Waits between telling what tensor it has and beginning a collective operation."""
+
+    def __init__(self) -> None:
+        self.gates = {name: asyncio.Event() for name in ("one", "other")}
+        self.reached: set[str] = set()
+
+    def part(self, number: int) -> Any:
+        return torch.full((2,), float(number))
+
+    async def gate(self, _: Any, name: str) -> None:
+        self.reached.add(name)
+        await self.gates[name].wait()
+
+    def open(self, name: str) -> None:
+        self.gates[name].set()
+
+    def waits_at(self) -> set[str]:
+        return self.reached
 
 
 @pytest.fixture(scope="module")
@@ -307,6 +330,29 @@ def test_two_collectives_side_by_side(stages: list[Any]) -> None:
     with end.experimental_compile(max_inflight_executions=4) as graph:
         refs = [graph.execute(length) for length in (1, 2, 3)]
         assert [float(af.get(ref[0])) for ref in refs] == [3, 12, 27]
+
+
+def test_actors_come_to_the_collectives_of_two_graphs_in_different_orders(stages: list[Any]) -> None:
+    """One has begun that of the first graph and the other that of the second before either can go on to the next."""
+    pair = [Gated.remote() for _ in range(2)]
+    names = ("one", "other")
+    graphs = []
+    for name in names:
+        with InputNode() as inp:
+            parts = [actor.part.bind(inp) for actor in pair]
+            gates = [actor.gate.bind(part, name) for actor, part in zip(pair, parts, strict=True)]
+            end = MultiOutputNode([*allreduce.bind(parts), *gates])
+        graphs.append(end.experimental_compile())
+    refs = [graph.execute(number) for number, graph in enumerate(graphs, 1)]
+    for actor in pair:
+        wait_until(lambda actor=actor: af.get(actor.waits_at.remote()) == set(names), 20, "all have offered")  # type: ignore[misc]
+    for opened in (names, names[::-1]):
+        af.get([actor.open.remote(name) for actor, name in zip(pair, opened, strict=True)], timeout=20)
+        assert len(af.get([actor.waits_at.remote() for actor in pair], timeout=20)) == 2
+    for number, given in enumerate(refs, 1):
+        assert [float(value.sum()) for value in af.get(given[:2], timeout=20)] == [4 * number] * 2
+    for graph in graphs:
+        graph.teardown()
 
 
 def test_an_error_of_one_comes_to_all_and_the_graph_goes_on(stages: list[Any]) -> None:

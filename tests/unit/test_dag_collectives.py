@@ -1,14 +1,16 @@
-"""Collective operations in the plan of a graph: no order of turns stands still; and which groups a graph needs."""
+"""Collective operations in the plan of a graph: all begin them in one order; and which groups a graph needs."""
 
 from __future__ import annotations
 
 import dataclasses
-from random import Random
+from collections.abc import Sequence
+from itertools import combinations
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from actorflow.core.graphs import BEGIN, END, OFFER
 from actorflow.dag.plan import Collective, Graph, Input, Operation, Result, TensorTransport, order
 from actorflow.dag.schedule import schedule
 
@@ -37,16 +39,26 @@ def operations(draw: st.DrawFn) -> list[Operation]:
         members = tuple(draw(st.permutations(range(actors)))[: draw(st.integers(2, actors))])
         number = len(listed)
         values = [draw(st.sampled_from(of_actor[actor])) for actor in members]
-        offers = []
-        for actor, value in zip(members, values, strict=True):
-            part = Collective("allreduce", number, True, members)
-            listed.append(Operation(actor, "offer", "allreduce", (Result(value),), collective=part))
-            offers.append(Result(len(listed) - 1))
-        combined = draw(st.permutations(list(zip(members, values, strict=True))))
-        for actor, value in combined:
-            part = Collective("allreduce", number, False, members)
-            add(Operation(actor, "part", "allreduce", (Result(value), *offers), collective=part))
+        taken = [(Result(value),) for value in values]
+        offers = parts(listed, number, OFFER, members, taken)
+        begun = parts(listed, number, BEGIN, members, [(*value, *offers) for value in taken])
+        for end in parts(listed, number, END, members, [begun] * len(members)):
+            of_actor[listed[end.operation].actor].append(end.operation)
     return renumbered(listed, draw(st.permutations(range(len(listed)))))
+
+
+def parts(
+    listed: list[Operation],
+    number: int,
+    phase: str,
+    members: tuple[int, ...],
+    sources: Sequence[tuple[Result, ...]],
+) -> tuple[Result, ...]:
+    """Lists one part of each member."""
+    collective = Collective("allreduce", number, phase, members)
+    for actor, taken in zip(members, sources, strict=True):
+        listed.append(Operation(actor, phase, "allreduce", taken, collective=collective))
+    return tuple(map(Result, range(len(listed) - len(members), len(listed))))
 
 
 def renumbered(listed: list[Operation], numbers: list[int]) -> list[Operation]:
@@ -61,32 +73,15 @@ def renumbered(listed: list[Operation], numbers: list[int]) -> list[Operation]:
     return moved
 
 
-@given(operations(), st.randoms(use_true_random=False))
-def test_actors_find_each_other_in_every_collective_operation(
-    listed: list[Operation], random: Random
-) -> None:
-    """Each actor does its operations in the plan's order; the parts of a collective one only all at once."""
-    own: dict[int, list[int]] = {}
+@given(operations())
+def test_all_members_begin_collective_operations_in_the_same_order(listed: list[Operation]) -> None:
+    begun: dict[int, list[int]] = {}
     for number in order(listed):
-        own.setdefault(listed[number].actor, []).append(number)
-    done: set[int] = set()
-
-    def can_begin(actor: int) -> bool:
-        return bool(own[actor]) and set(listed[own[actor][0]].upstream) <= done
-
-    while any(own.values()):
-        before = len(done)
-        for actor in sorted(own, key=lambda _: random.random()):
-            if not can_begin(actor):
-                continue
-            collective = listed[own[actor][0]].collective
-            if collective is None or collective.is_offer:
-                done.add(own[actor].pop(0))
-                continue
-            heads = [listed[own[other][0]].collective for other in collective.actors if can_begin(other)]
-            if heads == [collective] * len(collective.actors):
-                done.update(own[other].pop(0) for other in collective.actors)
-        assert len(done) > before, "nobody can go on"
+        collective = listed[number].collective
+        if collective is not None and collective.phase == BEGIN:
+            begun.setdefault(listed[number].actor, []).append(collective.number)
+    for one, other in combinations(begun.values(), 2):
+        assert [number for number in one if number in other] == [number for number in other if number in one]
 
 
 def graph_of(*listed: Operation, outputs: tuple[int, ...]) -> Graph:
