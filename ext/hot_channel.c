@@ -274,9 +274,7 @@ static PyObject *end_ready(PyObject *object, PyObject *unused) {
 
 static PyObject *end_close_now(PyObject *object, PyObject *unused) {
   (void)unused;
-  struct end *self = (struct end *)object;
-  if (self->pin && !self->shut && !hot_end_of(object)) return NULL;
-  end_close(self);
+  end_close((struct end *)object);
   Py_RETURN_NONE;
 }
 

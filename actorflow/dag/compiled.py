@@ -37,6 +37,7 @@ SLOT_OVERHEAD_BYTES = 64
 GROUP_TIMEOUT_S = 600.0  # a death is seen at once; this is for a member that is busy with a call
 
 _numbers = itertools.count(1)
+_graphs: weakref.WeakSet[CompiledGraph] = weakref.WeakSet()  # that are wired
 
 
 class CompiledGraph:
@@ -75,6 +76,7 @@ class CompiledGraph:
                 forming.dissolve(self._actors_of(group), group.name)
             raise
         self._session.bind(self)
+        _graphs.add(self)
 
     # -- compiling
 
@@ -324,6 +326,16 @@ class CompiledGraph:
             "its actors, of which they can compile a graph of their own"
         )
 
+    def leave_to_parent(self) -> None:
+        """In a forked child: threads that are no more may have had the locks, and the ends are the parent's."""
+        self._lock = threading.RLock()
+        self._is_beginning = False
+        for stream in self._streams:
+            stream.leave_to_parent()
+        reason = "it belongs to the process that forked this one"
+        # No end is closed: this may run before the client knows that it is another one.
+        self._end = self._end or ChannelError(channel=self._graph.label, reason=reason)
+
     def __enter__(self) -> CompiledGraph:
         return self
 
@@ -344,3 +356,11 @@ def _end_finder(graph: weakref.ref[CompiledGraph], label: str) -> Callable[[], B
         return alive._find_end()
 
     return find
+
+
+def _after_fork() -> None:
+    for graph in list(_graphs):
+        graph.leave_to_parent()
+
+
+os.register_at_fork(after_in_child=_after_fork)

@@ -183,6 +183,12 @@ class ResultStream:
         self._reader.close()
         self._wake(lambda _: True)
 
+    def leave_to_parent(self) -> None:
+        """In a forked child: threads that are no more may have had the locks, and the loops are the parent's."""
+        self._lock, self._watching = threading.RLock(), threading.Lock()
+        self._is_reading, self._is_closed = False, True
+        self._waiting.clear()
+
     # -- reading
 
     def _read(self, wanted: int, left_s: float | None, timeout: float | None) -> None:

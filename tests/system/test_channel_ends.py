@@ -102,6 +102,7 @@ def test_a_forked_child_neither_uses_nor_closes_an_end() -> None:
                 writer.write("from the child", timeout=0)
             except RuntimeError as error:
                 code = 0 if "forked" in str(error) else 2
+            writer.close()
             writer = reader = None  # type: ignore[assignment]
             gc.collect()
             os._exit(code)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import threading
 from collections.abc import Callable
@@ -246,6 +247,61 @@ def test_teardown_by_a_signal_handler() -> None:
         blocked_get(later)
     finally:
         signal.signal(signal.SIGALRM, before)
+
+
+def test_a_forked_child_is_told_that_the_graph_is_its_parents() -> None:
+    actor = Stepper.remote()
+    graph = one_step(actor, "echo")
+    ref = graph.execute(1)
+
+    def use() -> bool:
+        told = [_told_of_parent(lambda: graph.execute(2)), _told_of_parent(lambda: af.get(ref))]
+        graph.teardown()
+        with one_step(actor, "add") as own:
+            return all(told) and af.get(own.execute(3)) == 3
+
+    assert _forked(use)
+    assert [af.get(ref), af.get(graph.execute(4))] == [1, 4]
+    graph.teardown()
+
+
+def test_a_fork_while_another_thread_has_the_locks_of_a_graph() -> None:
+    graph = one_step(Stepper.remote(), "echo")
+    done = threading.Event()
+
+    def execute() -> None:
+        while not done.is_set():
+            af.get(graph.execute(2))
+
+    busy = threading.Thread(target=execute)
+    busy.start()
+    told = [_forked(lambda: _told_of_parent(lambda: graph.execute(3))) for _ in range(20)]
+    done.set()
+    busy.join()
+    assert told == [True] * 20
+    assert af.get(graph.execute(4)) == 4
+    graph.teardown()
+
+
+def _forked(use: Callable[[], bool]) -> bool:
+    """What it says in a forked child; False for a child that hangs or fails."""
+    child = os.fork()
+    if not child:
+        signal.alarm(int(BUSY_S))
+        code = 1
+        try:
+            code = 0 if use() else 2
+        finally:
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def _told_of_parent(use: Callable[[], object]) -> bool:
+    try:
+        use()
+    except af.exceptions.ChannelError as error:
+        return "belongs to the process that forked this one" in str(error)
+    return False
 
 
 async def test_teardown_while_results_are_awaited() -> None:
