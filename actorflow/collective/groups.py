@@ -95,7 +95,9 @@ def join(
     if backend == "nccl":  # before others meet this process, and look for a store that is gone again
         _nccl().require_gpu(name, rank)
     limit = datetime.timedelta(seconds=timeout_s)
-    label = backend if isinstance(backend, str) else getattr(backend, "__qualname__", repr(backend))
+    label = (
+        backend if isinstance(backend, str) else getattr(backend, "__qualname__", type(backend).__qualname__)
+    )
     _, slot, epoch = _hot.identity()
     try:
         store = _store(0, limit) if rank == 0 else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -282,6 +283,13 @@ def test_without_torch_the_error_says_what_to_install(members: list[Any], name: 
 def test_a_backend_must_make_communicators(members: list[Any], name: str) -> None:
     with pytest.raises(TypeError, match="which is no Communicator"):
         collective.create_collective_group(members[:1], backend=not_a_communicator, group_name=name)
+
+
+def test_what_makes_communicators_need_be_no_function(members: list[Any], name: str) -> None:
+    backend = functools.partial(bodies.counting)
+    collective.create_collective_group(members[:2], backend=backend, group_name=name)
+    assert af.get([member.run.remote(name, bodies.one, "allreduce") for member in members[:2]]) == [None] * 2
+    collective.destroy_collective_group(name)
 
 
 # -- members that do not come
