@@ -86,6 +86,9 @@ class Communicator(ABC):
     device: Any = "cpu"
     _begun: threading.Thread | None = None  # where the last collective that `begin` was given runs
 
+    def check(self, tensor: Tensor) -> None:  # noqa: B027 - one that moves every tensor has nothing to check
+        """TypeError, ValueError for a tensor that this rank could not send: asked before others rely on it."""
+
     def begin(self, collective: str, *args: Any) -> Pending:
         """Begins the collective of that name, "allreduce" and so on, with its arguments; others may follow it.
 

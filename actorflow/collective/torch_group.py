@@ -217,13 +217,18 @@ class TorchCommunicator(Communicator):
             raise ValueError(f"rank {rank} is this process itself")
         return rank
 
-    def _dense(self, tensor: Any) -> Any:
-        """The tensor, or a copy of it, as one piece of memory."""
+    def check(self, tensor: Any) -> None:
         if not isinstance(tensor, torch.Tensor):
             raise TypeError(f"must be a torch.Tensor, not {type(tensor).__name__}")
         if tensor.layout is not torch.strided:
             raise TypeError(f"must be a dense tensor, not one of layout {tensor.layout}")
+        if tensor.is_quantized:
+            raise TypeError("must be a plain tensor, not a quantized one: its scale would not come along")
         self._check_device(tensor)
+
+    def _dense(self, tensor: Any) -> Any:
+        """The tensor, or a copy of it, as one piece of memory."""
+        self.check(tensor)
         return tensor.detach().resolve_conj().resolve_neg().contiguous()
 
     def _reducible(self, tensor: Any, op: ReduceOp) -> Any:

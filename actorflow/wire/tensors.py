@@ -56,7 +56,7 @@ def _place_of(tensor: Any, tensors: list[Any]) -> int:
 
 def reduce_tensor(tensor: Any) -> Any:
     """What __reduce__ returns for a tensor: its elements as bytes, in the order they have in memory."""
-    if _aside.tensors is not None and tensor.layout is torch.strided and not tensor.is_quantized:
+    if _aside.tensors is not None and _has_elements(tensor):
         return load_aside, (_place_of(tensor, _aside.tensors),)
     if not _is_plain(tensor):
         return tensor.__reduce_ex__(pickle.HIGHEST_PROTOCOL)
@@ -81,6 +81,11 @@ def load_tensor(
         flat = torch.frombuffer(bytearray(buffer), dtype=dtype)
     places = sorted(range(len(order)), key=order.__getitem__)
     return flat.view(shape).permute(places).requires_grad_(requires_grad)
+
+
+def _has_elements(tensor: Any) -> bool:
+    """Whether its elements, shape and dtype are all of it."""
+    return tensor.layout is torch.strided and not tensor.is_quantized and tensor.device.type != "meta"
 
 
 def _is_plain(tensor: Any) -> bool:

@@ -61,7 +61,9 @@ def _offered(part: Part, tensor: Any) -> Offer:
     """TypeError, ValueError: this cannot be combined with anything."""
     if not isinstance(tensor, require_torch().Tensor):
         raise TypeError(f"{part.kind} is for torch tensors, not for a {type(tensor).__name__}")
-    size = groups.find(part.group).size
+    communicator = groups.find(part.group)
+    communicator.check(tensor)
+    size = communicator.size
     if part.kind == "allgather" and not tensor.dim():
         raise ValueError("allgather joins tensors by their first dimension, and this one has none")
     if part.kind == "reducescatter" and (not tensor.dim() or tensor.shape[0] % size):

@@ -9,6 +9,7 @@ is let go of: nothing waits for it earlier. It is sent from its own memory: who 
 from __future__ import annotations
 
 import importlib
+import logging
 import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -21,6 +22,8 @@ from actorflow.collective.communicator import Communicator, Pending
 from actorflow.collective.errors import CollectiveError
 from actorflow.core.graphs import Edge
 from actorflow.wire import pickling
+
+_log = logging.getLogger("actorflow")
 
 
 class Spec(NamedTuple):
@@ -36,20 +39,29 @@ class Spec(NamedTuple):
 class _Sent:
     """A value on its way. `specs`: None where the reader knows them from the first execution."""
 
-    def __init__(self, value: Any, is_direct: bool) -> None:
+    def __init__(self, value: Any, is_direct: bool, communicator: Communicator) -> None:
         self._value = value
         self._is_direct = is_direct
+        self._communicator = communicator
         self.tensors: list[Any] = []
         self.specs: tuple[Spec, ...] | None = None
         self.known: tuple[Spec, ...] | None = None  # those that it must have
 
     def __reduce__(self) -> tuple[Any, ...]:
         data, buffers = self._packed()
+        for tensor in self.tensors:
+            self._check(tensor)
         specs = tuple(Spec(tuple(tensor.shape), tensor.dtype) for tensor in self.tensors)
         if self.known is not None and specs != self.known:
             raise _Unlike(self.known, specs)
         self.specs = specs
         return _load, (None if self.known is not None else specs, data, *buffers)
+
+    def _check(self, tensor: Any) -> None:
+        try:
+            self._communicator.check(tensor)
+        except (TypeError, ValueError) as error:
+            raise _Unfit(error) from None
 
     def _packed(self) -> tuple[bytes | None, Sequence[Any]]:
         tensors = importlib.import_module("actorflow.wire.tensors")
@@ -82,6 +94,10 @@ class _Indirect(Exception):
         return f"this value is a {self.args[0]}, and its edge has direct_return=True, which is for tensors"
 
 
+class _Unfit(Exception):
+    """A tensor cannot be sent: the communicator's error."""
+
+
 class TensorWriter:
     """The writing end."""
 
@@ -94,7 +110,7 @@ class TensorWriter:
 
     def write(self, value: Any) -> None:
         """As Writer.write. ValueError, TypeError: not what the edge is for. ChannelClosed: the group has broken."""
-        sent = _Sent(value, self._edge.direct_return)
+        sent = _Sent(value, self._edge.direct_return, self._communicator)
         sent.known = self._known
         try:
             self._writer.write(sent)
@@ -111,8 +127,9 @@ class TensorWriter:
                     for peer in self._edge.peers
                 ]
             )
-        except CollectiveError as error:
-            raise _hot.ChannelClosed(str(error)) from None
+        except Exception as error:
+            broken = _broken_by(self._communicator, self._edge.group, "sending", error)
+            raise _hot.ChannelClosed(str(broken)) from None
 
     def _let_go(self) -> None:
         """The channel had room: what was written `slots` values ago has been received."""
@@ -143,19 +160,29 @@ class TensorReader:
         torch: Any = importlib.import_module("torch")
         self._known = self._known if specs is None else specs
         communicator, (peer,) = self._communicator, self._edge.peers
-        tensors = [
-            torch.empty(shape, dtype=dtype, device=communicator.device) for shape, dtype in self._known
-        ]
         try:
+            tensors = [
+                torch.empty(shape, dtype=dtype, device=communicator.device) for shape, dtype in self._known
+            ]
             for pending in [communicator.irecv(tensor, peer, self._edge.tag) for tensor in tensors]:
                 pending.wait()
-        except CollectiveError as error:
-            raise _Broken(group=error.group, reason=error.reason, rank=error.rank) from None
+        except Exception as error:
+            raise _broken_by(communicator, self._edge.group, "receiving", error) from None
         return tensors
 
 
 class _Broken(CollectiveError):
     """The edge's group has broken: no value of another execution, which may be a CollectiveError as well."""
+
+
+def _broken_by(communicator: Communicator, group: str, what: str, error: Exception) -> _Broken:
+    """What is raised where tensors could not be moved; breaks the group, since others wait for these tensors."""
+    if isinstance(error, CollectiveError):  # by which it has broken
+        return _Broken(group=error.group, reason=error.reason, rank=error.rank)
+    _log.error("%s tensors of a compiled graph failed: its group is given up", what, exc_info=error)
+    reason = f"{what} failed: {error!r}"
+    communicator.abort(reason)
+    return _Broken(group=group, reason=reason, rank=communicator.rank)
 
 
 _arrival = threading.local()
@@ -183,6 +210,8 @@ def _refusal(error: TypeError) -> Exception:
     """What the user is told where packing raised: it wraps what a value's __reduce__ raises."""
     cause: BaseException | None = error
     while cause is not None:
+        if isinstance(cause, _Unfit):
+            return cause.args[0]  # type: ignore[no-any-return]
         if isinstance(cause, _Unlike):
             return ValueError(str(cause))
         if isinstance(cause, _Indirect):

@@ -86,6 +86,31 @@ def counting(setup: Setup) -> Communicator:
     return Counting(GlooCommunicator(setup))
 
 
+class Failing(Counting):
+    """One that cannot do what it is asked for."""
+
+    fails = ""
+
+    def isend(self, tensor: Any, peer: int, tag: int = 0) -> Pending:
+        if self.fails == "isend":
+            raise RuntimeError("no cable")
+        return super().isend(tensor, peer, tag)
+
+    def irecv(self, tensor: Any, peer: int, tag: int = 0) -> Pending:
+        if self.fails == "irecv":
+            raise RuntimeError("no cable")
+        return super().irecv(tensor, peer, tag)
+
+
+def failing(what: str, setup: Setup) -> Communicator:
+    """A factory of those."""
+    from actorflow.collective.gloo import GlooCommunicator
+
+    made = Failing(GlooCommunicator(setup))
+    made.fails = what
+    return made
+
+
 def values(rank: int, dtype: str, shape: tuple[int, ...] = (3, 5)) -> torch.Tensor:
     """Small whole numbers that differ between ranks; every dtype sums and multiplies them exactly."""
     count = 1

@@ -1,8 +1,9 @@
-"""Compiled graphs whose tensors travel by collective groups, and collective operations in graphs."""
+"""Compiled graphs whose tensors travel by collective groups."""
 
 from __future__ import annotations
 
-import asyncio
+import contextlib
+import functools
 import os
 import signal
 import threading
@@ -16,107 +17,28 @@ from actorflow.collective import groups
 from actorflow.dag import (
     InputNode,
     MultiOutputNode,
-    allgather,
-    allreduce,
-    broadcast,
     members,
-    reducescatter,
 )
-from actorflow.util.collective import CollectiveError, ReduceOp
-from tests.conftest import wait_until
+from actorflow.util.collective import CollectiveError
 from tests.system.conftest import stored_bytes
 
 torch: Any = pytest.importorskip("torch")
 bodies: Any = pytest.importorskip("tests.system.collective_bodies")
+actors: Any = pytest.importorskip("tests.system.tensor_stages")
 
 LARGE = 1 << 20
-
-
-@af.remote(num_cpus=0)
-class Stage:
-    """A step of a pipeline, and a member of collective operations."""
-
-    def __init__(self) -> None:
-        self.kept: Any = torch.ones(4)
-
-    def make(self, length: int) -> Any:
-        return torch.full((length,), float(length))
-
-    def make_some(self, length: int) -> Any:
-        return {"first": torch.ones(length), "second": [torch.zeros(0), torch.arange(length)], "text": "some"}
-
-    def values(self, rank: int) -> Any:
-        return bodies.values(rank, "float64", (4, 3))
-
-    def shaped(self, shape: Any) -> Any:
-        return torch.ones(shape)
-
-    def double(self, tensor: Any) -> Any:
-        return tensor * 2
-
-    def total(self, *values: Any) -> float:
-        return sum(float(value.sum()) for value in values)
-
-    def echo(self, value: Any) -> Any:
-        return value
-
-    def refuse_odd(self, number: int) -> Any:
-        if number % 2:
-            raise LookupError(f"{number} is odd")
-        return torch.full((2,), float(number))
-
-    def no_tensor(self, value: Any) -> Any:
-        return [value]
-
-    def pid(self) -> int:
-        return os.getpid()
-
-    def in_groups(self) -> int:
-        return len(groups.members())
-
-
-@af.remote(num_cpus=0)
-class AsyncStage:
-    async def double(self, tensor: Any) -> Any:
-        return tensor * 2
-
-
-@af.remote(num_cpus=0)
-class Gated:
-    """Waits between telling what tensor it has and beginning a collective operation."""
-
-    def __init__(self) -> None:
-        self.gates = {name: asyncio.Event() for name in ("one", "other")}
-        self.reached: set[str] = set()
-
-    def part(self, number: int) -> Any:
-        return torch.full((2,), float(number))
-
-    async def gate(self, _: Any, name: str) -> None:
-        self.reached.add(name)
-        await self.gates[name].wait()
-
-    def open(self, name: str) -> None:
-        self.gates[name].set()
-
-    def waits_at(self) -> set[str]:
-        return self.reached
 
 
 @pytest.fixture(scope="module")
 def stages() -> Iterator[list[Any]]:
     with af.init(num_cpus=4, object_store_memory=256 * 1024 * 1024):
-        yield [Stage.remote() for _ in range(4)]
+        yield [actors.Stage.remote() for _ in range(4)]
 
 
 @pytest.fixture(autouse=True)
-def no_group_stays(request: pytest.FixtureRequest) -> Iterator[None]:
-    """After each test the actors are in no group, and the store is empty."""
+def nothing_is_left(stages: list[Any]) -> Iterator[None]:
     yield
-    if "stages" in request.fixturenames:
-        stages = request.getfixturevalue("stages")
-        wait_until(lambda: not any(af.get([one.in_groups.remote() for one in stages])), 20, "groups are left")
-        wait_until(lambda: stored_bytes() == 0, 20, "the store is empty")
+    actors.wait_until_left(stages)
 
 
 def pipeline(stages: list[Any], transport: Any, **options: Any) -> Any:
@@ -189,7 +111,7 @@ def test_both_ways_between_two_actors(stages: list[Any]) -> None:
 
 
 async def test_async_actors_and_awaited_results(stages: list[Any]) -> None:
-    second = AsyncStage.remote()
+    second = actors.AsyncStage.remote()
     with InputNode() as inp:
         made = stages[0].make.bind(inp).with_tensor_transport("gloo")
         doubled = second.double.bind(made).with_tensor_transport("gloo")
@@ -200,7 +122,7 @@ async def test_async_actors_and_awaited_results(stages: list[Any]) -> None:
 
 
 def test_threaded_actors(stages: list[Any]) -> None:
-    second = Stage.options(max_concurrency=2).remote()
+    second = actors.Stage.options(max_concurrency=2).remote()
     with pipeline([stages[0], second], "gloo").experimental_compile() as graph:
         assert [af.get(graph.execute(length)) for length in (1, 2, 3)] == [2, 8, 18]
 
@@ -227,6 +149,34 @@ def test_direct_return_is_for_tensors(stages: list[Any]) -> None:
         af.get(graph.execute(1))
 
 
+@pytest.mark.parametrize("name", actors.ODD)
+def test_tensors_that_cannot_be_sent(stages: list[Any], name: str) -> None:
+    """They go along with a value through its channel; alone, where nothing else may, they are refused."""
+    with InputNode() as inp:
+        made = stages[0].odd.bind(inp).with_tensor_transport("gloo")
+        alone = stages[0].odd.bind(inp).with_tensor_transport("gloo", direct_return=True)
+        end = MultiOutputNode([stages[1].shape.bind(made), stages[1].shape.bind(alone)])
+    with end.experimental_compile() as graph:
+        for wanted in (name, "dense", name):
+            along, sent = graph.execute(wanted)
+            assert af.get(along, timeout=20)[-1] == 2
+            with pytest.raises((TypeError, ValueError), match="tensor") if wanted != "dense" else _nothing():
+                assert af.get(sent, timeout=20) == (2,)
+
+
+def _nothing() -> Any:
+    return contextlib.nullcontext()
+
+
+def test_a_communicator_that_fails_ends_the_graph(stages: list[Any]) -> None:
+    """Whoever waits at the other end of its edge is not left to wait."""
+    for fails in ("isend", "irecv"):
+        graph = pipeline(stages, functools.partial(bodies.failing, fails)).experimental_compile()
+        with pytest.raises(af.exceptions.ChannelError, match="left it or died"):
+            af.get(graph.execute(3), timeout=20)
+        assert af.get([stage.echo.remote(1) for stage in stages[:2]], timeout=20) == [1, 1]
+
+
 def test_values_that_cannot_be_pickled(stages: list[Any]) -> None:
     with InputNode() as inp:
         made = stages[0].echo.bind(inp).with_tensor_transport("gloo")
@@ -249,7 +199,7 @@ def test_two_graphs_of_the_same_actors(stages: list[Any]) -> None:
 
 
 def test_a_death_ends_the_graph_and_the_others_live(stages: list[Any]) -> None:
-    dying = Stage.remote()
+    dying = actors.Stage.remote()
     with InputNode() as inp:
         made = stages[0].make.bind(inp).with_tensor_transport("gloo")
         middle = dying.double.bind(made).with_tensor_transport("gloo")
@@ -258,140 +208,7 @@ def test_a_death_ends_the_graph_and_the_others_live(stages: list[Any]) -> None:
     assert af.get(graph.execute(10)) == 200
     af.kill(dying)
     with pytest.raises(af.ActorDiedError):
-        run_until_it_fails(graph, 10)
-    assert af.get([stage.echo.remote(1) for stage in stages[:2]]) == [1, 1]
-
-
-# -- collective operations
-
-
-def collective_graph(stages: list[Any], collective: Any, **options: Any) -> Any:
-    with InputNode() as inp:
-        parts = [stage.values.bind(inp[rank]) for rank, stage in enumerate(stages)]
-        outputs = collective.bind(parts, **options)
-        return MultiOutputNode(outputs)
-
-
-def run_until_it_fails(graph: Any, *args: Any) -> None:
-    """A death shows within a few executions."""
-    for _ in range(1000):
-        af.get(graph.execute(*args), timeout=20)
-
-
-def parts_of(size: int) -> Any:
-    return torch.stack([bodies.values(rank, "float64", (4, 3)) for rank in range(size)])
-
-
-@pytest.mark.parametrize(("size", "is_compiled"), [(2, True), (3, True), (4, False)])
-def test_collectives_against_torch(stages: list[Any], size: int, is_compiled: bool) -> None:
-    parts = parts_of(size)
-    expected: list[tuple[Any, dict[str, Any], list[Any]]] = [
-        (allreduce, {"transport": "gloo"}, [parts.sum(0)] * size),
-        (allreduce, {"op": ReduceOp.MAX, "transport": bodies.counting}, [parts.amax(0)] * size),
-        (allreduce, {"op": ReduceOp.AVERAGE}, [parts.mean(0)] * size),
-        (allgather, {}, [torch.cat(list(parts))] * size),
-        (broadcast, {"root": size - 1}, [parts[-1]] * size),
-    ]
-    if 4 % size == 0:
-        expected.append((reducescatter, {}, list(parts.sum(0).chunk(size))))
-        expected.append((reducescatter, {"op": ReduceOp.PRODUCT}, list(parts.prod(0).chunk(size))))
-    for collective, options, wanted in expected:
-        end = collective_graph(stages[:size], collective, **options)
-        graph = end.experimental_compile() if is_compiled else end
-        for _ in range(2):
-            found = af.get(graph.execute(*range(size)))
-            assert all(torch.equal(one, other) for one, other in zip(found, wanted, strict=True))
-        if is_compiled:
-            graph.teardown()
-
-
-def test_results_of_collectives_are_used_in_the_graph(stages: list[Any]) -> None:
-    with InputNode() as inp:
-        parts = [stage.make.bind(inp) for stage in stages[:2]]
-        first, second = allreduce.bind(parts)
-        doubled = [stages[0].double.bind(first), stages[1].double.bind(second)]
-        again = allreduce.bind(doubled)
-        other = stages[2].total.bind(second.with_tensor_transport("gloo"))
-        end = MultiOutputNode([stages[0].total.bind(again[0], parts[0]), other])
-    with end.experimental_compile() as graph:
-        for _ in range(3):
-            assert af.get(graph.execute(2)) == [2 * 16 + 4, 8]
-
-
-def test_two_collectives_side_by_side(stages: list[Any]) -> None:
-    """Bound so that the actors would come to them in different orders, if it were not for the plan."""
-    with InputNode() as inp:
-        a, b = stages[0].make.bind(inp), stages[1].make.bind(inp)
-        one = allreduce.bind([a, b])
-        other = allreduce.bind([a, b], op=ReduceOp.MAX)
-        end = MultiOutputNode(
-            [stages[0].total.bind(one[0], other[0]), stages[1].total.bind(other[1], one[1]), other[0]]
-        )
-    with end.experimental_compile(max_inflight_executions=4) as graph:
-        refs = [graph.execute(length) for length in (1, 2, 3)]
-        assert [float(af.get(ref[0])) for ref in refs] == [3, 12, 27]
-
-
-def test_actors_come_to_the_collectives_of_two_graphs_in_different_orders(stages: list[Any]) -> None:
-    """One has begun that of the first graph and the other that of the second before either can go on to the next."""
-    pair = [Gated.remote() for _ in range(2)]
-    names = ("one", "other")
-    graphs = []
-    for name in names:
-        with InputNode() as inp:
-            parts = [actor.part.bind(inp) for actor in pair]
-            gates = [actor.gate.bind(part, name) for actor, part in zip(pair, parts, strict=True)]
-            end = MultiOutputNode([*allreduce.bind(parts), *gates])
-        graphs.append(end.experimental_compile())
-    refs = [graph.execute(number) for number, graph in enumerate(graphs, 1)]
-    for actor in pair:
-        wait_until(lambda actor=actor: af.get(actor.waits_at.remote()) == set(names), 20, "all have offered")  # type: ignore[misc]
-    for opened in (names, names[::-1]):
-        af.get([actor.open.remote(name) for actor, name in zip(pair, opened, strict=True)], timeout=20)
-        assert len(af.get([actor.waits_at.remote() for actor in pair], timeout=20)) == 2
-    for number, given in enumerate(refs, 1):
-        assert [float(value.sum()) for value in af.get(given[:2], timeout=20)] == [4 * number] * 2
-    for graph in graphs:
-        graph.teardown()
-
-
-def test_an_error_of_one_comes_to_all_and_the_graph_goes_on(stages: list[Any]) -> None:
-    with InputNode() as inp:
-        parts = [stage.refuse_odd.bind(inp[rank]) for rank, stage in enumerate(stages[:3])]
-        end = MultiOutputNode(allreduce.bind(parts))
-    with end.experimental_compile() as graph:
-        assert [float(one[0]) for one in af.get(graph.execute(2, 4, 6))] == [12, 12, 12]
-        for ref in graph.execute(2, 3, 4):
-            with pytest.raises(LookupError, match="3 is odd"):
-                af.get(ref, timeout=20)
-        assert [float(one[0]) for one in af.get(graph.execute(2, 2, 2))] == [6, 6, 6]
-
-
-def test_tensors_that_do_not_fit_together(stages: list[Any]) -> None:
-    with InputNode() as inp:
-        parts = [stage.shaped.bind(inp[rank]) for rank, stage in enumerate(stages[:2])]
-        end = MultiOutputNode(allreduce.bind(parts))
-    with end.experimental_compile() as graph:
-        for ref in graph.execute((2,), (3,)):
-            with pytest.raises(
-                ValueError, match=r"one shape and dtype: rank 0: torch.float32 of shape \(2,\); rank 1"
-            ):
-                af.get(ref, timeout=20)
-        assert len(af.get(graph.execute((2,), (2,)))) == 2
-    with collective_graph(stages[:3], reducescatter).experimental_compile() as graph:
-        for ref in graph.execute(0, 1, 2):
-            with pytest.raises(ValueError, match="cuts tensors into 3"):
-                af.get(ref, timeout=20)
-
-
-def test_a_member_that_dies_in_a_collective(stages: list[Any]) -> None:
-    dying = Stage.remote()
-    graph = collective_graph([*stages[:2], dying], allreduce).experimental_compile()
-    af.get(graph.execute(0, 1, 2))
-    af.kill(dying)
-    with pytest.raises((af.ActorDiedError, CollectiveError)):
-        run_until_it_fails(graph, 0, 1, 2)
-    graph.teardown()
+        actors.run_until_it_fails(graph, 10)
     assert af.get([stage.echo.remote(1) for stage in stages[:2]]) == [1, 1]
 
 
@@ -400,7 +217,7 @@ def test_a_graph_whose_group_cannot_be_formed(stages: list[Any]) -> None:
         pytest.skip("there is a GPU")
     with pytest.raises(CollectiveError, match=r"compiled graph of \w+\.\w+.*sees no GPU"):
         pipeline(stages, "nccl").experimental_compile()
-    dead = Stage.remote()
+    dead = actors.Stage.remote()
     af.get(dead.pid.remote())
     af.kill(dead)
     with pytest.raises(af.ActorDiedError):
@@ -432,31 +249,3 @@ def test_own_communicators_for_the_whole_graph(stages: list[Any]) -> None:
     graph.teardown()
     with pytest.raises(TypeError, match="default_communicator must be 'create' or a function"):
         pipeline(stages, "gloo").experimental_compile(default_communicator=3)
-
-
-def test_under_the_names_of_ray(stages: list[Any]) -> None:
-    named = af.experimental.collective
-    assert named.allreduce is allreduce
-    name = named.create_collective_group(stages[:2], backend="torch_gloo")
-    assert af.get([stage.in_groups.remote() for stage in stages[:3]]) == [1, 1, 0]
-    named.destroy_collective_group(name)
-
-
-def test_what_collectives_cannot_be_bound_to(stages: list[Any]) -> None:
-    with InputNode() as inp:
-        good = [stage.make.bind(inp) for stage in stages[:2]]
-        wrong: list[tuple[Any, tuple[Any, ...], dict[str, Any], type[Exception]]] = [
-            (allreduce, ([],), {}, ValueError),
-            (allreduce, (good[0],), {}, ValueError),
-            (allreduce, ([good[0], inp],), {}, ValueError),
-            (allreduce, ([good[0], good[0]],), {}, ValueError),
-            (allreduce, (good,), {"op": "sum"}, TypeError),
-            (allreduce, (good,), {"transport": "mpi"}, ValueError),
-            (allreduce, (good,), {"transport": "shm"}, ValueError),
-            (allgather, (good,), {"op": ReduceOp.MAX}, ValueError),
-            (broadcast, (good,), {"root": 2}, ValueError),
-            (allreduce, (good,), {"root": 1}, ValueError),
-        ]
-        for collective, args, options, kind in wrong:
-            with pytest.raises(kind):
-                collective.bind(*args, **options)

@@ -54,6 +54,14 @@ class _Holder:
         return self.last
 
     @af.method(tensor_transport="gloo")
+    def odd(self) -> Any:
+        return {
+            "shape alone": torch.empty(3, device="meta"),
+            "sparse": torch.eye(2).to_sparse(),
+            "dense": torch.ones(2),
+        }
+
+    @af.method(tensor_transport="gloo")
     def fail(self) -> Any:
         raise LookupError("no tensor today")
 
@@ -182,6 +190,13 @@ def test_values_keep_their_form(trio: Trio, way: str) -> None:
         assert torch.equal(found[name], wanted[name])
         assert found[name].dtype == wanted[name].dtype
         assert found[name].requires_grad == wanted[name].requires_grad
+
+
+def test_tensors_without_elements_of_their_own_travel_with_the_value(trio: Trio) -> None:
+    found = af.get(trio.second.echo.remote(trio.first.odd.remote()), timeout=20)
+    assert (found["shape alone"].device.type, found["shape alone"].shape) == ("meta", (3,))
+    assert torch.equal(found["sparse"].to_dense(), torch.eye(2))
+    assert torch.equal(found["dense"], torch.ones(2))
 
 
 def test_they_are_freed_with_the_last_ref(trio: Trio) -> None:
