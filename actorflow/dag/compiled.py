@@ -34,6 +34,7 @@ from actorflow.wire import failures
 
 SLOTS_BYTES = 100 * 1024  # of a channel: what the core allows, less what each slot needs besides
 SLOT_OVERHEAD_BYTES = 64
+SMALLEST_SLOT_BYTES = 64
 GROUP_TIMEOUT_S = 600.0  # a death is seen at once; this is for a member that is busy with a call
 
 _numbers = itertools.count(1)
@@ -82,7 +83,8 @@ class CompiledGraph:
 
     def _wire(self) -> None:
         slots = self._options.max_inflight_executions
-        slot_bytes = min(self._options.buffer_size_bytes, max(64, SLOTS_BYTES // slots - SLOT_OVERHEAD_BYTES))
+        share = max(SMALLEST_SLOT_BYTES, SLOTS_BYTES // slots - SLOT_OVERHEAD_BYTES)
+        slot_bytes = min(self._options.buffer_size_bytes, share)
         channels = [
             _hot.channel_create(slots, slot_bytes, len(channel.readers)) for channel in self._plan.channels
         ]

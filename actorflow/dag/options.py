@@ -7,7 +7,9 @@ from typing import Any
 
 from actorflow.options import Options, _positive, _row, _seconds, _size_bytes, _switch, _whole
 
-MOST_SLOTS = 1024  # of a channel: each has memory of its own
+MOST_SLOTS = (
+    900  # of a channel: so many of the smallest fit into one, with a line for each of the most readers
+)
 LARGEST_BUFFER_BYTES = 1 << 20
 
 

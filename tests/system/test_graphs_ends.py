@@ -13,7 +13,11 @@ import numpy as np
 import pytest
 
 import actorflow as af
+from actorflow import _hot
 from actorflow.dag import CompiledGraph, InputNode, MultiOutputNode
+from actorflow.dag.compiled import SMALLEST_SLOT_BYTES
+from actorflow.dag.options import MOST_SLOTS
+from actorflow.dag.schedule import MOST_READERS
 from tests.conftest import wait_until
 from tests.system.conftest import stored_bytes
 from tests.system.graph_bodies import AsyncStepper, Stepper
@@ -163,6 +167,16 @@ def test_more_executions_than_fit_are_refused() -> None:
         refs.append(graph.execute(3))
         refs.append(graph.execute(4))
         assert af.get([refs[0], *refs[2:]]) == [0, 2, 3, 4]
+
+
+def test_as_many_executions_as_there_can_be() -> None:
+    actor = Stepper.remote()
+    with one_step(actor, "echo", max_inflight_executions=MOST_SLOTS) as graph:
+        refs = [graph.execute(number) for number in range(MOST_SLOTS)]
+        assert af.get(refs) == list(range(MOST_SLOTS))
+    _hot.channel_create(MOST_SLOTS, SMALLEST_SLOT_BYTES, MOST_READERS)
+    with pytest.raises(ValueError, match="from 1 to 900"):
+        one_step(actor, "echo", max_inflight_executions=MOST_SLOTS + 1)
 
 
 def test_only_so_many_results_are_kept_for_later() -> None:
