@@ -70,7 +70,7 @@ class ResultStream:
         if self.position > index:
             return self.hand_out(mark)
         deadline = None if timeout is None else monotonic() + timeout
-        if not (self._lock.acquire() if timeout is None else self._lock.acquire(timeout=timeout)):
+        if not self._lock.acquire(timeout=-1 if timeout is None else min(timeout, threading.TIMEOUT_MAX)):
             raise self.late(timeout)
         try:
             self._refuse_reentry()
