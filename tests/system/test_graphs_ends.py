@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import os
 import signal
 import threading
@@ -110,6 +111,15 @@ def test_wrong_arguments_are_refused() -> None:
         with pytest.raises(TypeError, match="nothing in the graph uses argument 1"):
             graph.execute(1, 2, factor=3)
         assert af.get(graph.execute(2, factor=3)) == 6
+
+
+@pytest.mark.parametrize("pass_on", [af.put, copy.copy, copy.deepcopy], ids=["put", "copy", "deepcopy"])
+def test_a_graph_is_no_value(pass_on: Callable[[object], object]) -> None:
+    with (
+        one_step(Stepper.remote(), "echo") as graph,
+        pytest.raises(TypeError, match="only be used where it was compiled"),
+    ):
+        pass_on(graph)
 
 
 def test_a_constant_that_cannot_be_pickled_ends_the_compile() -> None:
