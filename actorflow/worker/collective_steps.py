@@ -6,6 +6,8 @@ exception, comes to all by the first, and none begins an operation in which anot
 do not fit together are found by all alike. The third waits for the operation, once all have begun it: so for the
 transfer alone, and never for an actor that is elsewhere. Two actors with operations of two graphs, of which each has
 come to another one first, would wait for each other otherwise.
+
+A group that has broken serves no later execution: the member leaves the graph, which ends with the death that broke it.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from actorflow import _hot
 from actorflow.collective import groups
 from actorflow.collective.communicator import Communicator, Pending, ReduceOp
 from actorflow.collective.errors import CollectiveError, require_torch
@@ -75,14 +78,16 @@ def _offered(part: Part, tensor: Any) -> Offer:
 
 
 def _begun(part: Part, tensor: Any, *offers: Offer) -> Begun:
-    """ValueError: the tensors do not fit together. CollectiveError: a member has died."""
+    """ValueError: the tensors do not fit together. ChannelClosed: the group has broken."""
     if len(set(offers)) > 1:
         given = "; ".join(f"rank {rank}: {offer}" for rank, offer in enumerate(offers))
         raise ValueError(f"{part.kind} needs tensors of one shape and dtype: {given}")
     communicator = groups.find(part.group)
     try:
         return _BEGIN[part.kind](communicator, part, tensor)
-    except (CollectiveError, TypeError, ValueError):  # as it is for all
+    except CollectiveError as error:
+        raise _hot.ChannelClosed(str(error)) from None
+    except (TypeError, ValueError):  # as it is for all
         raise
     except BaseException as error:  # the others have begun, and would wait for this one
         communicator.abort(f"rank {communicator.rank} could not begin {part.kind}: {error!r}")
@@ -90,8 +95,11 @@ def _begun(part: Part, tensor: Any, *offers: Offer) -> Begun:
 
 
 def _ended(part: Part, *begun: Begun) -> Any:
-    """CollectiveError: a member has died."""
-    return begun[groups.find(part.group).rank].end()
+    """ChannelClosed: the group has broken."""
+    try:
+        return begun[groups.find(part.group).rank].end()
+    except CollectiveError as error:
+        raise _hot.ChannelClosed(str(error)) from None
 
 
 def _allreduce(communicator: Communicator, part: Part, tensor: Any) -> Begun:

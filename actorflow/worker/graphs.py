@@ -298,12 +298,12 @@ class Member:
 
 
 def _computed(step: _Runnable, values: list[Any]) -> tuple[Any, Failure | None]:
-    """What the step's method returns, or what it raised. ExitActor."""
+    """What the step's method returns, or what it raised. ExitActor, ChannelClosed."""
     try:
         if step.names:
             return step.call_by_name(values), None
         return step.function(*values), None
-    except settling.ExitActor:
+    except (settling.ExitActor, _hot.ChannelClosed):  # of a part of a collective operation
         raise
     except BaseException as error:
         return None, _failed(error, step.label)

@@ -86,6 +86,25 @@ def counting(setup: Setup) -> Communicator:
     return Counting(GlooCommunicator(setup))
 
 
+class Deadly(Pending):
+    def wait(self) -> None:
+        os._exit(3)
+
+
+class Dying(Counting):
+    """One whose rank 1 dies when all have begun an operation, and it has sent nothing."""
+
+    def begin(self, collective: str, *args: Any) -> Pending:
+        return Deadly() if self.rank == 1 else super().begin(collective, *args)
+
+
+def dying(setup: Setup) -> Communicator:
+    """A factory of those."""
+    from actorflow.collective.gloo import GlooCommunicator
+
+    return Dying(GlooCommunicator(setup))
+
+
 class Failing(Counting):
     """One that cannot do what it is asked for."""
 
