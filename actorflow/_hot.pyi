@@ -131,6 +131,8 @@ class Hold:
 class Reference(Hold):
     """A hold on a cell: what ObjectRef derives from (with __slots__ = ())."""
 
+    @property
+    def watcher(self) -> tuple[int, int] | None: ...  # the name of what it holds besides its cell
     def is_done(self) -> bool: ...
     def look(self) -> bool | None: ...  # for an await. True: go on; False: wait; None: go on after a turn
     def spin(self, seconds: float) -> bool: ...  # looks for so long, keeping the GIL; 50 us at most

@@ -97,6 +97,16 @@ static PyObject *hold_name(PyObject *object, void *unused) {
   return Py_BuildValue("(KI)", (unsigned long long)self->block, self->generation);
 }
 
+/* What it holds besides its cell: its place among those who watch that. */
+static PyObject *reference_watcher(PyObject *object, void *unused) {
+  (void)unused;
+  struct hold *self = hot_hold_of(object, AF_KIND_CELL);
+  if (!self) return NULL;
+  af_off follower = self->watcher.follower;
+  if (!follower) Py_RETURN_NONE;
+  return Py_BuildValue("(KI)", (unsigned long long)follower, af_block_generation(&self->session->client, follower));
+}
+
 static PyObject *hold_kind(PyObject *object, void *unused) {
   (void)unused;
   struct hold *self = hot_hold_of(object, 0);
@@ -296,8 +306,12 @@ static PyMethodDef reference_methods[] = {
     {"raw", reference_raw, METH_NOARGS, NULL},         {"__reduce__", hot_reference_reduce, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL},
 };
+static PyGetSetDef reference_getset[] = {
+    {"watcher", reference_watcher, NULL, "the name of what it holds besides its cell, or None", NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
 static PyType_Slot reference_slots[] = {
-    {Py_tp_methods, reference_methods}, {Py_tp_dealloc, hold_dealloc}, {Py_tp_hash, hold_hash},
+    {Py_tp_methods, reference_methods}, {Py_tp_getset, reference_getset}, {Py_tp_dealloc, hold_dealloc}, {Py_tp_hash, hold_hash},
     {Py_tp_richcompare, hold_compare}, {Py_tp_doc, "A hold on a cell."}, {0, NULL},
 };
 static PyType_Spec reference_spec = {"actorflow._hot.Reference", sizeof(struct hold), 0,

@@ -63,11 +63,12 @@ def _holders() -> Iterator[tuple[Name, str]]:
             found[id(held.mailbox)] = held.mailbox
         elif isinstance(held, _hot.Stream):
             found[id(held.call)] = held.call
-            if not held.finished:
-                found[id(held.item)] = held.item
+            found[id(held.item)] = held.item
     for held in filter(_is_live, found.values()):
         is_reference = isinstance(held, _hot.Reference)
         yield held.name, "view" if isinstance(held, VIEW) else "reference" if is_reference else "other"
+        if is_reference and held.watcher is not None:
+            yield held.watcher, "other"
 
 
 def _is_live(held: Any) -> bool:

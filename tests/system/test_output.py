@@ -40,9 +40,13 @@ class Counter:
 """
 
 
+# Unbuffered, a driver prints its lines in pieces, between which workers' lines can come.
+LEFT_OUT = ("ACTORFLOW_ADDRESS", "PYTHONUNBUFFERED")
+
+
 def run(script: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Runs a driver to a good end."""
-    kept = {name: value for name, value in os.environ.items() if name != "ACTORFLOW_ADDRESS"}
+    kept = {name: value for name, value in os.environ.items() if name not in LEFT_OUT}
     done = subprocess.run(
         [sys.executable, "-c", PREAMBLE + script],
         env={**kept, "PYTHONPATH": str(ROOT), **environment},
