@@ -79,7 +79,10 @@ def interrupts(request: pytest.FixtureRequest) -> Iterator[Callable[[float], Non
     def after(delay_s: float) -> None:
         signal.setitimer(signal.ITIMER_REAL, delay_s)
 
+    gc.collect()
+    gc.disable()  # what is called at collections would swallow an exception
     yield after
+    gc.enable()
     signal.setitimer(signal.ITIMER_REAL, 0)
     signal.signal(signal.SIGALRM, before)
 
