@@ -119,7 +119,7 @@ struct af_client {
   /* extents this process has mapped for writing: one bit per 2 MiB of the object heap */
   uint64_t *populated;
   /* hints of this process' spinning threads: see crowd.h */
-  _Atomic uint32_t long_yields, crowded_ms;
+  _Atomic uint32_t long_yields, crowded_ms, crowded_looks;
   _Atomic uint64_t crowded_until_ns, crowd_seen_ns, long_yield_ns;
   uint64_t random;      /* xorshift state, for where to look first */
   uint64_t calls;       /* calls made by this client; the call number */

@@ -12,6 +12,7 @@
 #define YIELDS_WINDOW_NS 100000000ull /* with more than this between them they are accidents */
 #define CROWDED_LEAST_MS 20u
 #define CROWDED_MOST_MS 640u
+#define CROWDED_LOOKS_MOST 16u        /* about eight seconds */
 #define CROWDED_AGAIN 4u              /* times that span: later than this it is another time */
 
 static uint64_t relaxed(const _Atomic uint64_t *hint) { return atomic_load_explicit(hint, memory_order_relaxed); }
@@ -56,6 +57,7 @@ static bool crowded_lately(const struct af_client *client, uint64_t ms, uint64_t
 
 static void long_yield(struct af_client *client, uint64_t now) {
   uint64_t ms = atomic_load_explicit(&client->crowded_ms, memory_order_relaxed);
+  atomic_store_explicit(&client->crowded_looks, 0, memory_order_relaxed);
   if (crowded_lately(client, ms, now)) {
     stay(client, doubled(ms), now);
     return;
@@ -68,8 +70,7 @@ static void long_yield(struct af_client *client, uint64_t now) {
     stay(client, CROWDED_LEAST_MS, now);
 }
 
-/* At the end of a crowded time the first who comes looks again; the others take it as over meanwhile. After the longest
- * time no look will do: only a long yield begins another one. */
+/* At the end of a crowded time the first who comes looks again; the others take it as over meanwhile. */
 bool af_crowded(const struct af_client *client, uint64_t now) {
   uint64_t until = relaxed(&client->crowded_until_ns);
   if (now < until)
@@ -78,9 +79,10 @@ bool af_crowded(const struct af_client *client, uint64_t now) {
   if (ms == 0 || relaxed(&client->crowd_seen_ns) == until)
     return false;
   atomic_store_explicit(&hints_of(client)->crowd_seen_ns, until, memory_order_relaxed);
-  bool is_look_due = crowded_lately(client, ms, now) && ms < CROWDED_MOST_MS;
-  if (!is_look_due || !too_many_run())
+  uint32_t looks = atomic_load_explicit(&client->crowded_looks, memory_order_relaxed);
+  if (!crowded_lately(client, ms, now) || looks >= CROWDED_LOOKS_MOST || !too_many_run())
     return false;
+  atomic_store_explicit(&hints_of(client)->crowded_looks, looks + 1, memory_order_relaxed);
   stay(hints_of(client), doubled(ms), now);
   return true;
 }
