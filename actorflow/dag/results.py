@@ -86,6 +86,8 @@ class ResultStream:
                     # As below, quicker.
                     outcome = self._next(timeout, timeout)
                     self.position = index + 1
+                    if self._waiting:  # since then
+                        self._wake(lambda waited_for: waited_for <= index)
                     return outcome
                 while self.position <= index:
                     self._read(index, None if deadline is None else max(0.0, deadline - monotonic()), timeout)
@@ -128,8 +130,11 @@ class ResultStream:
     def _wait_once(self, future: asyncio.Future[None], index: int) -> Generator[Any, None, None]:
         """Watches the channel if nobody does, else waits to be woken."""
         self._waiting[future] = index
-        watches = self._watching.acquire(blocking=False)
+        watches = False
         try:
+            if self.position > index:  # a thread has read it since, and may not have seen who waits
+                return
+            watches = self._watching.acquire(blocking=False)
             if watches:
                 yield from current_port().wait_end(self._reader, future)
             else:
@@ -373,6 +378,8 @@ class CompiledRef(ReadOnce):
         return self._stream.late(timeout)
 
     def _given(self, mark: _Mark, result: Outcome) -> Any:
+        if self._mark is None:  # by another thread or task, meanwhile
+            self._refuse_again()
         self._mark = None
         self._stream.unmark(mark)
         is_value, outcome = result

@@ -15,6 +15,7 @@ import pytest
 
 import actorflow as af
 from actorflow.dag import InputNode, MultiOutputNode
+from tests.conftest import wait_until
 from tests.system.graph_bodies import Stepper
 from tests.system.graph_wiring import chain
 
@@ -250,6 +251,43 @@ async def test_a_result_is_awaited_while_a_thread_waits_for_a_later_one() -> Non
         assert await asyncio.wait_for(refs[number], TIMEOUT_S) == number
     await actor.open.remote()
     assert await thread == 2
+    graph.teardown()
+
+
+@pytest.mark.parametrize("wanted", [2, 0])
+async def test_a_thread_reads_a_result_just_before_its_wait_begins(
+    wanted: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`wanted`: by the thread, which has the channel to itself when the loop looks."""
+    actor = Gate.remote()
+    with InputNode() as inp:
+        graph = actor.pass_on.bind(inp).experimental_compile()
+    refs = [graph.execute(number) for number in range(3)]
+    thread = threading.Thread(target=af.get, args=[refs[wanted]], daemon=True)
+    thread.start()
+    stream = refs[0]._stream
+    wait_until(lambda: stream._is_reading, TIMEOUT_S, "the thread reads")
+    loop = asyncio.get_running_loop()
+    create_future = loop.create_future
+
+    def read_meanwhile() -> asyncio.Future[Any]:
+        if stream.position == 0:
+            actor.open.remote()
+            wait_until(lambda: stream.position == 1, TIMEOUT_S, "the first is read")
+            if wanted == 0:
+                thread.join(TIMEOUT_S)
+        return create_future()
+
+    monkeypatch.setattr(loop, "create_future", read_meanwhile)
+    if wanted == 0:
+        with pytest.raises(ValueError, match="read before"):
+            await refs[0]
+    else:
+        assert await refs[0] == 0
+    for _ in range(2):
+        await actor.open.remote()
+    thread.join(TIMEOUT_S)
+    assert not thread.is_alive()
     graph.teardown()
 
 
