@@ -4,7 +4,7 @@ One process is one client of one node at a time (`attach` .. `detach`). Offsets 
 Sizes are bytes, times are seconds.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, final
 
 NONE: Final = 0  # value formats: no bytes
@@ -82,9 +82,7 @@ def attached() -> bool: ...
 def client_address() -> int:
     """Address of the struct af_client, for the cffi module of the same process; 0 when detached."""
 
-def identity() -> tuple[bytes, int, int]:
-    """(node id, slot, epoch)."""
-
+def identity() -> tuple[bytes, int, int]: ...  # (node id, slot, epoch)
 def fork_prepare() -> None: ...  # this thread is about to fork, which copies the holds for the child
 def fork_child() -> None: ...
 def fork_parent() -> None: ...
@@ -287,6 +285,7 @@ def take_first(mailbox: Hold) -> Call | None: ...
 def enter(call: Call | None) -> None:
     """The call that user code of this thread runs now (its depth is that of calls made from here)."""
 
+def entering(call: Call | None, coroutine: Any) -> Awaitable[Any]: ...  # for one await: each step is entered
 def current_call() -> tuple[tuple[int, int], tuple[int, int], int, int, int] | None:
     """What this thread has entered last: (call's name, its function's, method, attempts before this one, wish)."""
 

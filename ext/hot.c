@@ -397,7 +397,8 @@ PyMODINIT_FUNC PyInit__hot(void) {
       hot_add_pack(module) < 0 || hot_add_load(module) < 0 || hot_add_target(module) < 0 || hot_add_calls(module) < 0 ||
       hot_add_cancel(module) < 0 || hot_add_stream(module) < 0 || hot_add_waits(module) < 0 ||
       hot_add_board(module) < 0 || hot_add_channels(module) < 0 || hot_add_serve(module) < 0 ||
-      hot_add_zygote(module) < 0 || hot_add_print(module) < 0 || hot_add_moved(module) < 0) {
+      hot_add_zygote(module) < 0 || hot_add_print(module) < 0 || hot_add_moved(module) < 0 ||
+      hot_add_enter(module) < 0) {
     Py_DECREF(module);
     return NULL;
   }

@@ -256,8 +256,9 @@ PyObject *hot_children(struct session *session, af_off parent, uint32_t generati
 int hot_check_signals(void);
 /* Whether this thread is in a call beside which its process runs no other: while it sleeps, the process does nothing. */
 bool hot_runs_alone(void);
-/* hot_stream.c, hot_zygote.c, hot_wait.c, hot_board.c */
+/* hot_stream.c, hot_enter.c, hot_zygote.c, hot_wait.c, hot_board.c */
 int hot_add_stream(PyObject *module);
+int hot_add_enter(PyObject *module);
 int hot_add_zygote(PyObject *module);
 int hot_add_print(PyObject *module);
 /* hot_moved.c */

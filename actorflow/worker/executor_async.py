@@ -11,10 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import types
-from collections.abc import Callable, Coroutine, Generator, Sequence
+from collections.abc import Callable, Sequence
 from time import monotonic
-from typing import Any
 
 from actorflow import _hot, config
 from actorflow.client.waiting import current_port
@@ -43,12 +41,12 @@ class AsyncExecutor:
         self._groups: Groups[tuple[_hot.Call, Body]] | None = Groups(limits) if len(limits) > 1 else None
         self._loop = asyncio.get_running_loop()
         self._context = contextvars.copy_context()  # of no call: what calls set is theirs alone
-        self._tasks: set[asyncio.Task[None]] = set()
+        # Those that run; the call is there once its coroutine can be cancelled.
+        self._tasks: dict[asyncio.Task[None], _hot.Call | None] = {}
         self._many_titles = False  # what an actor prints bears its own
         self._taking = True
         self._is_full = False
         self._changed = asyncio.Event()  # nothing is taken any more, or a task has ended
-        self._running: dict[asyncio.Task[None], _hot.Call] = {}  # those whose coroutine can be cancelled
         self._leaving: list[_hot.Call] = []  # asked for the actor's end
         self._is_to_leave = False  # something else did
 
@@ -181,14 +179,13 @@ class AsyncExecutor:
 
     def _start(self, call: _hot.Call, body: Body) -> None:
         task = self._loop.create_task(self._run(call, body))
-        self._tasks.add(task)
+        self._tasks[task] = None
         if self._groups is not None:
             task.add_done_callback(lambda _: self._launch_next(body.group))
 
     def _ending(self, task: asyncio.Task[None]) -> None:
         """The last that a task does: a callback of the loop for each would be a tenth of a call's time."""
-        self._tasks.discard(task)
-        self._running.pop(task, None)
+        del self._tasks[task]
         if self._is_full:
             self._is_full = False
             self._loop.call_soon(self._take, context=self._context)
@@ -196,7 +193,7 @@ class AsyncExecutor:
             self._changed.set()
 
     async def _run(self, call: _hot.Call, body: Body) -> None:
-        task = asyncio.current_task()
+        task = asyncio.current_task(self._loop)  # without it, it asks the system for the process' id
         assert task is not None
         if self._many_titles:
             printing.enter(body.title)
@@ -206,16 +203,16 @@ class AsyncExecutor:
                 interrupts.refuse_cancelled(call)
             args, kwargs = call.arguments()
             retry_on = body.retry_on
-            self._running[task] = call  # from here on it can be interrupted
+            self._tasks[task] = call
             if limit_s := call.limit_s:
                 self._begin_limit(call, task, limit_s)
             if body.is_coroutine:
-                value = await entering(call, body.function(*args, **kwargs))
+                value = await _hot.entering(call, body.function(*args, **kwargs))
             else:
                 _hot.enter(call)
                 value = body.function(*args, **kwargs)
             if call.returns != 1:
-                value = await entering(call, generators.collect_async(call, value, body.name))
+                value = await _hot.entering(call, generators.collect_async(call, value, body.name))
         except settling.ExitActor:
             self._leaving.append(call)
             self.take_no_more()
@@ -257,8 +254,8 @@ class AsyncExecutor:
         self._loop.call_soon_threadsafe(self._look)
 
     def _look(self) -> None:
-        for task, call in list(self._running.items()):
-            if call.wish:
+        for task, call in list(self._tasks.items()):
+            if call is not None and call.wish:
                 self._interrupt(task, call, _hot.TOLD_RUNNING)
         if self._groups is not None:
             for call, body in self._groups.withdraw(lambda item: bool(item[0].wish)):
@@ -270,24 +267,3 @@ class AsyncExecutor:
             call.tell(why)
             interrupts.cancel_children(call)
             task.cancel()
-
-
-@types.coroutine
-def entering(call: _hot.Call | None, coroutine: Coroutine[Any, Any, Any]) -> Generator[Any, Any, Any]:
-    """Awaits a coroutine so that each of its steps is entered: calls made in it are nested in `call`."""
-    value: Any = None
-    error: BaseException | None = None
-    while True:
-        _hot.enter(call)
-        try:
-            yielded = coroutine.send(value) if error is None else coroutine.throw(error)
-        except StopIteration as stop:
-            return stop.value
-        value = error = None
-        try:
-            value = yield yielded
-        except GeneratorExit:
-            coroutine.close()
-            raise
-        except BaseException as thrown:
-            error = thrown

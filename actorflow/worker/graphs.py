@@ -22,7 +22,6 @@ from actorflow.client.waiting import LoopPort
 from actorflow.core.graphs import NOWHERE, MemberPlan, Step, Timing
 from actorflow.wire import failures, outside
 from actorflow.worker import settling
-from actorflow.worker.executor_async import entering
 from actorflow.worker.functions import Body
 
 MOST_TIMINGS = 10_000
@@ -311,7 +310,7 @@ def _computed(step: _Runnable, values: list[Any]) -> tuple[Any, Failure | None]:
 
 async def _awaited(step: _Runnable, coroutine: Any) -> tuple[Any, Failure | None]:
     try:
-        return await entering(None, coroutine), None
+        return await _hot.entering(None, coroutine), None
     except settling.ExitActor:
         raise
     except asyncio.CancelledError as error:
