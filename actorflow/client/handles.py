@@ -9,7 +9,6 @@ actor's mailbox directly: one dictionary look-up and one C call.
 from __future__ import annotations
 
 import contextlib
-import difflib
 import functools
 import importlib
 import weakref
@@ -21,7 +20,7 @@ from actorflow import _hot, errors
 from actorflow.client import blocking, calls, generators, runtime
 from actorflow.client.pending import PendingCalls
 from actorflow.client.refs import ObjectRef
-from actorflow.options import MethodOptions
+from actorflow.options import MethodOptions, nearest
 from actorflow.wire import outside
 
 READY_NAME = "__ready__"
@@ -67,7 +66,7 @@ class Description(NamedTuple):
             raise AttributeError(self._advice(method)) from None
 
     def _advice(self, method: str) -> str:
-        near = difflib.get_close_matches(method, self.methods, 1)
+        near = nearest(method, self.methods)
         rest = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(self.methods) or 'none'}"
         return f"actor class {self.name} has no method {method!r}: {rest}"
 
@@ -76,7 +75,7 @@ def number_of_group(name: str, groups: Sequence[str], method: str) -> int:
     """The number of a concurrency group of that method's actor, from 1. ValueError names the nearest."""
     if name in groups:
         return groups.index(name) + 1
-    near = difflib.get_close_matches(name, groups, 1)
+    near = nearest(name, groups)
     rest = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(map(repr, groups)) or 'none'}"
     raise ValueError(
         f"method option concurrency_group of {method!r}: its actor has no group {name!r}: {rest}"

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 
 from actorflow.core.events import ActorId
 from actorflow.errors import ActorAlreadyExistsError
+from actorflow.options import nearest
 
 
-def nearest(namespace: str, name: str, taken: Iterable[tuple[str, str]], most: int = 3) -> list[str]:
+def nearest_named(namespace: str, name: str, taken: Iterable[tuple[str, str]], most: int = 3) -> list[str]:
     """Names that are like a wrong one, the likest first; one of another namespace as "namespace/name"."""
     pairs = list(taken)
-    here = difflib.get_close_matches(name, [known for space, known in pairs if space == namespace], most)
+    here = nearest(name, [known for space, known in pairs if space == namespace], most)
     elsewhere = [f"{space}/{known}" for space, known in pairs if space != namespace and known == name]
     return (here + elsewhere)[:most]
 
@@ -46,7 +46,7 @@ class ActorNames:
 
     def nearest(self, namespace: str, name: str, most: int = 3) -> list[str]:
         """Names that are like a wrong one, the likest first; one of another namespace as "namespace/name"."""
-        return nearest(namespace, name, self._names.values(), most)
+        return nearest_named(namespace, name, self._names.values(), most)
 
     def listed(self, namespace: str | None = None) -> list[tuple[str, str]]:
         """All (namespace, name) in use, sorted; those of one namespace if it is given."""

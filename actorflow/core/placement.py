@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 from actorflow import ids
 from actorflow.core.events import GroupId, JobId
-from actorflow.core.names import nearest
+from actorflow.core.names import nearest_named
 from actorflow.core.resources import GPU, ONE, GpuDevices, ResourceSet, Units, pooled, why_never
 from actorflow.errors import InternalError, PlacementGroupError
 from actorflow.options import ANY_BUNDLE
@@ -93,7 +93,7 @@ class PlacementGroups:
 
     def nearest(self, namespace: str, name: str) -> list[str]:
         """Names of living groups that are like a wrong one."""
-        return nearest(namespace, name, self._names)
+        return nearest_named(namespace, name, self._names)
 
     # -- events
     def created(self, group: Group) -> list[GroupEffect]:

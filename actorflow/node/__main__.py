@@ -10,7 +10,6 @@ import contextlib
 import importlib
 import os
 import resource
-import secrets
 import socket
 import sys
 
@@ -78,7 +77,7 @@ def _serve(arguments: Arguments, driver: socket.socket | None) -> int:
     entry = worker_entry()
     for module in arguments.preload:
         importlib.import_module(module)
-    node_id = secrets.token_bytes(NODE_ID_BYTES)
+    node_id = os.urandom(NODE_ID_BYTES)
     store_bytes = arguments.object_store_bytes
     if store_bytes is None:
         store_bytes = int(machine.memory_bytes() * settings.object_store_fraction)

@@ -10,10 +10,10 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import functools
 import importlib
 import itertools
 import os
-import tempfile
 import threading
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
@@ -43,7 +43,9 @@ class Place(NamedTuple):
 class Disk(Protocol):
     """A place for objects."""
 
-    path: str
+    @property
+    def path(self) -> str:
+        """What errors call it."""
 
     def write(self, pins: Pins) -> Place:
         """Writes an object. OSError: it could not be, and has no place here."""
@@ -105,7 +107,9 @@ def open_disks(directories: str, node_id: str) -> Disks:
     """The places that the tunable `spill_directories` names; they are tried when they are first written to."""
     if directories.strip() == NOWHERE:
         return Disks([])
-    names = [name.strip() for name in directories.split(",") if name.strip()] or [tempfile.gettempdir()]
+    names = [name.strip() for name in directories.split(",") if name.strip()]
+    if not names:
+        return Disks([LocalDisk(None)])
     return Disks([RemoteDisk(name, node_id) if "://" in name else LocalDisk(name) for name in names])
 
 
@@ -121,13 +125,22 @@ class _File:
 
 
 class LocalDisk:
-    """A directory."""
+    """A directory; None: the system's for temporary files."""
 
-    def __init__(self, path: str) -> None:
-        self.path = os.path.abspath(path)
+    def __init__(self, path: str | None) -> None:
+        self._given = path
         self._lock = threading.Lock()
         self._file: _File | None = None  # the one that is appended to
         self._is_closed = False
+
+    @functools.cached_property
+    def path(self) -> str:
+        """Absolute."""
+        if self._given is not None:
+            return os.path.abspath(self._given)
+        import tempfile
+
+        return tempfile.gettempdir()
 
     def write(self, pins: Pins) -> Place:
         """See Disk. A file that may grow no further is followed by another."""
@@ -208,6 +221,8 @@ def _open_unnamed(path: str) -> int:
     except OSError as error:
         if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL):
             raise
+        import tempfile
+
         descriptor, name = tempfile.mkstemp(prefix="actorflow-", dir=path)
         os.unlink(name)
     with contextlib.suppress(OSError):

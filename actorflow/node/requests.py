@@ -13,7 +13,7 @@ from typing import Any
 
 from actorflow.core import events
 from actorflow.core.events import GroupId
-from actorflow.core.names import nearest
+from actorflow.core.names import nearest_named
 from actorflow.core.resources import ResourceSet
 from actorflow.core.where import why_not_here
 from actorflow.errors import DeathKind, PlacementGroupError, ProtocolError, TaskUnschedulableError
@@ -170,7 +170,7 @@ class Requests:
         if actor is not None:
             return actor.description, [actor.mailbox]
         named = [(actor.namespace, actor.name) for actor in self._node.actors if actor.name]
-        return nearest(namespace, name, named), ()
+        return nearest_named(namespace, name, named), ()
 
     def list_named_actors(self, request: Request) -> Answer:
         """{"all_namespaces"} -> [[namespace, name], ...], sorted; of the job's namespace unless all are asked for."""

@@ -6,7 +6,6 @@ environment of the driver as it is.
 
 from __future__ import annotations
 
-import difflib
 import functools
 import json
 import os
@@ -14,6 +13,7 @@ import sys
 from typing import Any
 
 from actorflow.errors import RuntimeEnvSetupError
+from actorflow.options import nearest
 from actorflow.runtime_env.keys import KEYS, LATER
 
 _applied = ""
@@ -114,7 +114,7 @@ def _checked(given: dict[str, Any]) -> dict[str, Any]:
 
 
 def _unknown(name: str) -> str:
-    near = difflib.get_close_matches(name, [*KEYS, *LATER], n=1)
+    near = nearest(name, [*KEYS, *LATER])
     hint = f"did you mean {near[0]!r}? " if near else ""
     return f"there is no runtime_env key {name!r}; {hint}Allowed are {', '.join(KEYS)}"
 

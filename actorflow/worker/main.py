@@ -11,7 +11,6 @@ import atexit
 import functools
 import gc
 import os
-import random
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
@@ -62,7 +61,10 @@ def run(
 
 def _reseed() -> None:
     """All workers are copies of one process: each needs random numbers of its own."""
-    random.seed()
+    if "random" in sys.modules:
+        import random
+
+        random.seed()
     if "numpy.random" in sys.modules:
         import numpy.random
 

@@ -32,9 +32,12 @@ BOTTOM = frozenset(LAYERS[0])
 
 # An import inside a function is allowed for what may be missing, or what not everyone should pay for.
 DEFERRED: Mapping[str, str] = {
+    "difflib": "only wanted for the advice of an error",
     "matplotlib": "an extra",
     "numpy.random": "only reseeded in a worker when user code has imported it",
+    "random": "only reseeded in a worker when user code has imported it",
     "rich": "the extra `cli`; a repr falls back to plain text",
+    "tempfile": "only wanted by a node that spills, and it brings much with it",
     "torch": "an extra of several hundred megabytes",
 }
 
