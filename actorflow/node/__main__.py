@@ -23,7 +23,8 @@ from actorflow.node.log import warn
 from actorflow.node.requests import Requests
 from actorflow.node.server import Node
 from actorflow.node.zygote import fork_zygote, worker_entry
-from actorflow.shm.process import become_subreaper, fill_standard_descriptors, missing_features
+from actorflow.shm.kernel import become_subreaper, missing_features
+from actorflow.shm.process import fill_standard_descriptors
 from actorflow.shm.titles import Titles
 from actorflow.wire import auth, framing, messages
 

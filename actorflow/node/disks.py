@@ -18,7 +18,7 @@ import threading
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
-from actorflow.shm.process import punch_hole
+from actorflow.shm.kernel import punch_hole
 from actorflow.shm.spill import Pins
 
 FILE_BYTES = 1 << 30

@@ -30,7 +30,7 @@ from typing import NoReturn
 from actorflow import _hot, config
 from actorflow.errors import NodeDiedError
 from actorflow.node.orphans import end_descendants
-from actorflow.shm.process import become_subreaper
+from actorflow.shm.kernel import become_subreaper
 from actorflow.shm.titles import Titles
 
 ORDER = struct.Struct("=IIQII")

@@ -1,19 +1,11 @@
-"""What the kernel is told about this process, or asked of one, and whether it has what the runtime is built on."""
+"""What the system says of processes, without the C core: a driver that asks does not have to load it."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
-from actorflow.shm._store import ffi, lib
-
 _STATES = {"R": "running", "S": "sleeping", "D": "waiting for the kernel", "T": "stopped", "Z": "ended"}
-
-
-def become_subreaper() -> None:
-    """Makes this process adopt the orphans among its descendants, so that it can end them."""
-    if lib.af_store_subreaper() != 0:
-        raise OSError(ffi.errno, "prctl(PR_SET_CHILD_SUBREAPER) failed")
 
 
 def fill_standard_descriptors() -> None:
@@ -21,27 +13,6 @@ def fill_standard_descriptors() -> None:
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
         os.set_inheritable(descriptor, True)
     os.close(descriptor)
-
-
-def missing_features() -> list[str]:
-    """What the runtime needs of the kernel and this process may not use, each with why; [] when all is there."""
-    missing = []
-    try:
-        os.close(os.memfd_create("probe", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING))
-    except OSError as error:
-        missing.append(f"memfd_create ({error.strerror})")
-    try:
-        os.close(os.pidfd_open(os.getpid()))
-    except OSError as error:
-        missing.append(f"pidfd_open ({error.strerror})")
-    if not lib.af_store_has_futex():
-        missing.append("futex")
-    return missing
-
-
-def punch_hole(descriptor: int, offset: int, size_bytes: int) -> bool:
-    """Gives the disk under a part of a file back. False: its file system cannot do that."""
-    return bool(lib.af_store_punch(descriptor, offset, size_bytes) == 0)
 
 
 def process_state(pid: int) -> str:

@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = """
 import os, signal
 from actorflow.node.orphans import children, end_descendants
-from actorflow.shm.process import become_subreaper
+from actorflow.shm.kernel import become_subreaper
 
 become_subreaper()
 reader, writer = os.pipe()
