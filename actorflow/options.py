@@ -18,8 +18,10 @@ import math
 import numbers
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Literal, TypeVar
+
+from actorflow.advice import unknown_option
 
 POOL_MARK = "@group "  # behind it the name of a resource says of which placement group it is
 TENSOR_TRANSPORTS = ("auto", "gloo", "nccl", "shm")
@@ -352,21 +354,6 @@ class Options:
 
     def _unknown(self, name: str) -> TypeError:
         return unknown_option(self._noun, name, self.__dataclass_fields__)
-
-
-def nearest(name: str, names: Iterable[str], most: int = 1) -> list[str]:
-    """The names that are like a wrong one, the likest first."""
-    import difflib
-
-    return difflib.get_close_matches(name, list(names), most)
-
-
-def unknown_option(noun: str, name: str, allowed: Iterable[str]) -> TypeError:
-    """The error for an option that there is not, with the nearest of those that are allowed."""
-    names = list(allowed)
-    near = nearest(name, names)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    return TypeError(f"there is no {noun} {name!r}; {hint}Allowed are {', '.join(names)}")
 
 
 @dataclasses.dataclass(frozen=True, init=False)

@@ -6,9 +6,10 @@ from collections.abc import Callable
 from types import FunctionType
 from typing import Any, overload
 
+from actorflow.advice import unknown_option
 from actorflow.client.actor_class import ActorClass
 from actorflow.client.remote_function import RemoteFunction
-from actorflow.options import ActorOptions, TaskOptions, unknown_option
+from actorflow.options import ActorOptions, TaskOptions
 
 
 @overload

@@ -17,10 +17,11 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from actorflow import _hot, errors
+from actorflow.advice import nearest
 from actorflow.client import blocking, calls, generators, runtime
 from actorflow.client.pending import PendingCalls
 from actorflow.client.refs import ObjectRef
-from actorflow.options import MethodOptions, nearest
+from actorflow.options import MethodOptions
 from actorflow.wire import outside
 
 READY_NAME = "__ready__"

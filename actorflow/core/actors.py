@@ -26,6 +26,7 @@ from actorflow.errors import (
     DeathKind,
     InternalError,
 )
+from actorflow.records import frozen
 
 REMEMBERED_DEAD = 10_000  # causes of death that late callers can still be told
 
@@ -50,7 +51,7 @@ _NEXT: dict[ActorState, frozenset[ActorState]] = {
 
 
 # -- effects --------------------------------------------------------------------------------------
-@dataclass(frozen=True, slots=True)
+@frozen
 class PlaceActor:
     """Ask the scheduler for a process. `restart`: which one it is, 0 for the first."""
 
@@ -58,7 +59,7 @@ class PlaceActor:
     restart: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class EndProcess:
     """End the actor's process: at once when `force`, else when it has run what it has started."""
 
@@ -66,14 +67,14 @@ class EndProcess:
     force: bool
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class CancelPlace:
     """The scheduler need not look for a process any more."""
 
     actor: ActorId
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class CloseActor:
     """Close the mailbox: calls in it, and later ones, get this error."""
 

@@ -6,10 +6,10 @@ next event, and answers every `SetAllowed` and `LookAt` with a `QueueObserved` o
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NewType
 
 from actorflow.core.resources import GpuShare, ResourceSet
+from actorflow.records import frozen
 
 JobId = NewType("JobId", int)
 QueueId = NewType("QueueId", int)
@@ -19,21 +19,21 @@ GroupId = NewType("GroupId", int)  # of a placement group, from 1
 
 
 # -- events ----------------------------------------------------------------------------------------
-@dataclass(frozen=True, slots=True)
+@frozen
 class JobStarted:
     """A driver has attached."""
 
     job: JobId
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class JobEnded:
     """The driver is gone: its task workers are to be killed. The job's queues are closed by this."""
 
     job: JobId
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class QueueOpened:
     """A task queue was made; each of its calls takes `shape` while it executes.
 
@@ -46,14 +46,14 @@ class QueueOpened:
     environment: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class QueueClosed:
     """Nothing will be pushed to the queue any more, and what was in it is settled."""
 
     queue: QueueId
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class QueueObserved:
     """Facts read from shared memory, all effects given out before being done. Unknown queues are ignored."""
 
@@ -65,21 +65,21 @@ class QueueObserved:
     blocked: int  # of these, waiting inside a call
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class WorkerReady:
     """A started worker waits for its first order."""
 
     worker: WorkerId
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class WorkersNotStarted:
     """So many of the workers asked for by `StartWorkers` could not be made; tried again at a later tick."""
 
     count: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class WorkerLeftQueue:
     """The worker no longer reads its queue and waits for an order. `worn_out`: it has run enough and is to end."""
 
@@ -87,7 +87,7 @@ class WorkerLeftQueue:
     worn_out: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class WorkerGone:
     """The worker's process has ended and its slot is settled. Ends the hold of an actor that it hosted.
 
@@ -98,7 +98,7 @@ class WorkerGone:
     unborn: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ActorRequested:
     """An actor needs a process: `to_place` to be started, of which it keeps `to_run` for life."""
 
@@ -108,21 +108,21 @@ class ActorRequested:
     to_run: ResourceSet
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ActorStarted:
     """The worker has taken the actor. Send it before the constructor runs: that may wait for other actors."""
 
     actor: ActorId
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ActorGone:
     """The actor needs no process any more. What it holds comes back with its worker's `WorkerGone`."""
 
     actor: ActorId
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class GroupRequested:
     """A placement group needs its bundles, all at once. GroupReserved follows when it has them."""
 
@@ -131,14 +131,14 @@ class GroupRequested:
     bundles: tuple[ResourceSet, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class GroupReleased:
     """The group is no more, its queues are closed, its actors ended: what it has comes back with the last of them."""
 
     group: GroupId
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Tick:
     """Time has passed; sent about every 100 ms while there is mail, after the look at the queues, and seldom else."""
 
@@ -163,7 +163,7 @@ Event = (
 
 
 # -- effects ---------------------------------------------------------------------------------------
-@dataclass(frozen=True, slots=True)
+@frozen
 class SetAllowed:
     """Write the queue's `allowed`; lowering stops at what is active now. Answer with QueueObserved."""
 
@@ -171,7 +171,7 @@ class SetAllowed:
     allowed: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class LookAt:
     """Read the queue's facts after so many seconds, and answer with QueueObserved. Late only costs time."""
 
@@ -179,7 +179,7 @@ class LookAt:
     after_s: float
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ServeQueue:
     """Let the worker join the queue, with these GPU devices."""
 
@@ -188,21 +188,21 @@ class ServeQueue:
     gpus: GpuShare
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class LeaveQueue:
     """Ask the worker to leave its queue as soon as it executes nothing. WorkerLeftQueue follows."""
 
     worker: WorkerId
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class StartWorkers:
     """Fork so many workers. WorkerReady or WorkersNotStarted follows for each."""
 
     count: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class StopWorker:
     """End the worker: now and with its children when `force`, else when it executes nothing. WorkerGone follows."""
 
@@ -210,7 +210,7 @@ class StopWorker:
     force: bool
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class HostActor:
     """Let the worker become the actor, with these GPU devices. ActorStarted or WorkerGone follows."""
 
@@ -219,14 +219,14 @@ class HostActor:
     gpus: GpuShare
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class GroupReserved:
     """The placement group has its resources."""
 
     group: GroupId
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ReportQueueInfeasible:
     """Calls in this queue can never run here. The queue stays open and is never served."""
 
@@ -234,7 +234,7 @@ class ReportQueueInfeasible:
     why: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ReportActorInfeasible:
     """The actor can never run here. It has been forgotten."""
 

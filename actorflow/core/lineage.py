@@ -18,6 +18,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from actorflow.records import frozen
+
 CallId = int
 ValueId = int
 
@@ -55,21 +57,21 @@ class Why(enum.Enum):
         return self not in (Why.PUT, Why.ITEM, Why.NO_RETRIES, Why.ACTOR)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Look:
     """Find out what has become of the call's inputs: then `looked` or `refused`."""
 
     call: CallId
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Run:
     """Run the call, its gone inputs replaced by results of those that are HAD: then `ran` or `refused`."""
 
     call: CallId
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Deliver:
     """The call has run: the value is its result, or its error."""
 
@@ -77,7 +79,7 @@ class Deliver:
     call: CallId
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Refuse:
     """The value stays lost."""
 
@@ -85,7 +87,7 @@ class Refuse:
     why: Why
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Forget:
     """Nobody needs the results of the call any more."""
 

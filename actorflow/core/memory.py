@@ -7,9 +7,9 @@ hold is lost. One at a time: memory comes back only once the process is gone.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from actorflow.core.events import WorkerId
+from actorflow.records import frozen
 
 LOOK_S = 0.25
 FAR_LOOK_S = 1.0  # where nothing uses up what is left in that time
@@ -17,7 +17,7 @@ FASTEST_USE_BYTES_S = 8e9  # all CPUs filling fresh pages
 PATIENCE_S = 2.0  # for a killed process to be gone; one that hangs in the kernel keeps its memory
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Resident:
     """A worker and what it uses. `since_s`: when what it runs was first seen; `is_retriable`: that is run again."""
 

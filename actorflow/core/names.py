@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from actorflow.advice import nearest
 from actorflow.core.events import ActorId
 from actorflow.errors import ActorAlreadyExistsError
-from actorflow.options import nearest
 
 
 def nearest_named(namespace: str, name: str, taken: Iterable[tuple[str, str]], most: int = 3) -> list[str]:

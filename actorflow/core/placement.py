@@ -24,6 +24,7 @@ from actorflow.core.names import nearest_named
 from actorflow.core.resources import GPU, ONE, GpuDevices, ResourceSet, Units, pooled, why_never
 from actorflow.errors import InternalError, PlacementGroupError
 from actorflow.options import ANY_BUNDLE
+from actorflow.records import frozen
 
 BUNDLE = "bundle"
 BUNDLE_UNITS = 1000 * ONE
@@ -54,14 +55,14 @@ class Group:
     why: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Reserve:
     """Ask the scheduler for the group's resources."""
 
     group: Group
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Release:
     """End what runs in the group; then have the scheduler give its resources back."""
 

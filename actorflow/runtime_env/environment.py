@@ -12,8 +12,8 @@ import os
 import sys
 from typing import Any
 
+from actorflow.advice import nearest
 from actorflow.errors import RuntimeEnvSetupError
-from actorflow.options import nearest
 from actorflow.runtime_env.keys import KEYS, LATER
 
 _applied = ""

@@ -12,8 +12,10 @@ from __future__ import annotations
 import enum
 import typing
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from typing import Any
+
+from actorflow.records import frozen
 
 WIRE_VERSION = 1  # of these records and their framing; another version is refused
 
@@ -28,12 +30,12 @@ class Role(enum.Enum):
     TOOL = "tool"
 
 
-@dataclass(frozen=True)
+@frozen
 class Message:
     """Base of all records."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Hello(Message):
     """Client to node, first of all: who wants to attach. The kernel tells uid and pid as well."""
 
@@ -43,14 +45,14 @@ class Hello(Message):
     role: Role
 
 
-@dataclass(frozen=True)
+@frozen
 class ForeignHello(Message):
     """A Hello of another version, of which only the version can be read. It is never sent."""
 
     version: int
 
 
-@dataclass(frozen=True)
+@frozen
 class JobStart(Message):
     """Driver to node, after Hello: what its workers need in order to import what it imports."""
 
@@ -61,7 +63,7 @@ class JobStart(Message):
     log_to_driver: bool  # whether it wants what its workers print
 
 
-@dataclass(frozen=True)
+@frozen
 class Welcome(Message):
     """Node to client: the slot that is reserved for it. The segment's memfd comes along."""
 
@@ -73,7 +75,7 @@ class Welcome(Message):
     segment_bytes: int
 
 
-@dataclass(frozen=True)
+@frozen
 class Refuse(Message):
     """Node to client: it may not attach. `reason` is one word for programs, `text` is for people."""
 
@@ -81,14 +83,14 @@ class Refuse(Message):
     text: str
 
 
-@dataclass(frozen=True)
+@frozen
 class Shutdown(Message):
     """Either way: the last message before an orderly end, and why it ends."""
 
     reason: str
 
 
-@dataclass(frozen=True)
+@frozen
 class Output(Message):
     """Node to driver: whole lines that one of its workers has printed."""
 
@@ -98,7 +100,7 @@ class Output(Message):
     text: bytes
 
 
-@dataclass(frozen=True)
+@frozen
 class OutputLost(Message):
     """Node to driver: so many lines were left out at this point, because it did not keep up."""
 

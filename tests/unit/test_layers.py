@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).resolve().parents[2] / "actorflow"
 
 # From the bottom up. A part may import from earlier lines; parts of one line know nothing of each other.
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("errors", "exception_parts", "ids", "options", "config", "_hot"),
+    ("advice", "errors", "exception_parts", "ids", "options", "config", "records", "_hot"),
     ("runtime_env",),
     ("shm", "wire"),
     ("core",),
