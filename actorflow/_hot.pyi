@@ -92,6 +92,7 @@ def serve_zygote(
     """The zygote's loop over a SOCK_SEQPACKET socket; see zygote.py. Gives in each forked worker (slot, epoch, command
     mailbox), in the zygote None once the node is gone; one that outlives its driver (-1: none) so long is killed."""
 
+def trim_memory() -> None: ...  # gives back what the allocator of C keeps free
 def move_memory() -> int:
     """Moves this process' writable memory into a file, once; how many mappings. No other thread may run."""
 

@@ -69,6 +69,7 @@ def fork_zygote(
     node_end, zygote_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     gc.collect()
     gc.freeze()
+    _hot.trim_memory()
     pid = os.fork()
     if pid == 0:
         node_end.close()
