@@ -1,13 +1,13 @@
 """Tasks, actors and shared objects: plain functions and classes that run in other processes of the machine.
 
-`dag` is imported at its first use (PEP 562): most programs have no graphs. `cloudpickle` is the package, where Ray
-programs look for it.
+What not every program needs is imported at its first use (PEP 562): it would cost memory in each driver and worker.
+`cloudpickle` is the package, where Ray programs look for it.
 """
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from actorflow import actor, exceptions, experimental, remote_function, runtime_context, types, util
+from actorflow import util
 from actorflow.client import aio
 from actorflow.client.actor_class import ActorClass, method
 from actorflow.client.aio import as_completed, gather
@@ -48,12 +48,12 @@ from actorflow.errors import (
     TaskUnschedulableError,
     WorkerCrashedError,
 )
-from actorflow.observe.timeline import timeline
 from actorflow.runtime_env import RuntimeEnv
-from actorflow.worker.context import exit_actor
 
 if TYPE_CHECKING:
-    from actorflow import dag
+    from actorflow import actor, dag, exceptions, experimental, remote_function, runtime_context, types
+    from actorflow.observe.timeline import timeline
+    from actorflow.worker.context import exit_actor
 
 __version__ = "0.1.0"
 
@@ -132,10 +132,22 @@ __all__ = [
 ]
 
 
-_AT_FIRST_USE = {"dag": "actorflow.dag", "cloudpickle": "cloudpickle"}
+_AT_FIRST_USE = {  # name -> module
+    "actor": "actorflow.actor",
+    "cloudpickle": "cloudpickle",
+    "dag": "actorflow.dag",
+    "exceptions": "actorflow.exceptions",
+    "exit_actor": "actorflow.worker.context",
+    "experimental": "actorflow.experimental",
+    "remote_function": "actorflow.remote_function",
+    "runtime_context": "actorflow.runtime_context",
+    "timeline": "actorflow.observe.timeline",
+    "types": "actorflow.types",
+}
 
 
 def __getattr__(name: str) -> Any:
     if name not in _AT_FIRST_USE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return importlib.import_module(_AT_FIRST_USE[name])
+    module = importlib.import_module(_AT_FIRST_USE[name])
+    return getattr(module, name, module)

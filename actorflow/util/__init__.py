@@ -16,7 +16,6 @@ from actorflow.util.placement_group import (
     placement_group_table,
     remove_placement_group,
 )
-from actorflow.util.serialization import inspect_serializability
 from actorflow.wire.pickling import deregister_serializer, register_serializer
 
 if TYPE_CHECKING:
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from actorflow.util.actor_pool import ActorPool
     from actorflow.util.executor import ActorflowExecutor
     from actorflow.util.helpers import as_completed, map_unordered
+    from actorflow.util.serialization import inspect_serializability
 
 __all__ = [
     "PlacementGroup",
@@ -55,6 +55,7 @@ _AT_FIRST_USE = {  # name -> module
     "as_completed": "helpers",
     "map_unordered": "helpers",
     "scheduling_strategies": "scheduling_strategies",
+    "inspect_serializability": "serialization",
 }
 
 

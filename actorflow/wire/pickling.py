@@ -18,13 +18,15 @@ import pickle
 import sys
 import types
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import cloudpickle
 
 from actorflow import config
 from actorflow.exception_parts import raised_by_signal_handler, safe_text
-from actorflow.wire import inspect
+
+if TYPE_CHECKING:
+    from actorflow.wire.inspect import Culprit
 
 PROTOCOL = 5
 
@@ -176,9 +178,13 @@ def loads(data: Any, buffers: Iterable[Any] = ()) -> Any:
     return pickle.loads(data, buffers=buffers)
 
 
-def culprit_in(parts: Parts, depth: int = inspect.DEPTH_LIMIT) -> inspect.Culprit | None:
+def culprit_in(parts: Parts, depth: int | None = None) -> Culprit | None:
     """The first member of a value that cannot be pickled; None if all can be. `depth`: how deep to look."""
-    return inspect.find_unpicklable(parts, _failure, _table.get, depth)
+    from actorflow.wire import inspect
+
+    return inspect.find_unpicklable(
+        parts, _failure, _table.get, inspect.DEPTH_LIMIT if depth is None else depth
+    )
 
 
 def explained(error: Exception, parts: Parts) -> TypeError:

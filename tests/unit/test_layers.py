@@ -32,6 +32,7 @@ BOTTOM = frozenset(LAYERS[0])
 
 # An import inside a function is allowed for what may be missing, or what not everyone should pay for.
 DEFERRED: Mapping[str, str] = {
+    "actorflow.wire.inspect": "only wanted for the advice of an error",
     "difflib": "only wanted for the advice of an error",
     "matplotlib": "an extra",
     "numpy.random": "only reseeded in a worker when user code has imported it",
