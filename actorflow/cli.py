@@ -26,11 +26,12 @@ from actorflow.observe.objects import list_objects
 try:
     import typer
     from rich.console import Console
-    from rich.table import Column, Table
+    from rich.table import Table
 except ImportError as error:
     raise SystemExit(f"the command line needs {error.name}: install the extra actorflow[cli]") from error
 
 START_DEADLINE_S = 30.0
+WIDEST = 10_000  # columns of a table
 IN_FLIGHT = "a call on its way, or a compiled graph"  # what holds a value that no process does
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -228,7 +229,7 @@ def status(as_json: AsJson = False) -> None:
     if as_json:
         typer.echo(json.dumps([asdict(node) for node in found]))
     elif found:
-        Console().print(table(found))
+        show(table(found))
     else:
         typer.echo("no node is running")
 
@@ -248,13 +249,19 @@ def memory(
     if as_json:
         typer.echo(json.dumps(rows))
     elif rows:
-        Console().print(object_table(rows))
+        show(object_table(rows))
     else:
         typer.echo("the object store is empty")
 
 
+def show(view: Table) -> None:
+    """Prints a table whole, however narrow the terminal is: what stands there is to be read and copied."""
+    needed = Console(width=WIDEST).measure(view).maximum
+    Console(width=max(needed, Console().width)).print(view)
+
+
 def object_table(rows: list[dict[str, Any]]) -> Table:
-    view = Table(Column("object", no_wrap=True, min_width=20), "MiB", "state", "made by", "held by")
+    view = Table("object", "MiB", "state", "made by", "held by")
     for row in rows:
         held = [f"{holder['role']} {holder['pid']}" for holder in row["holders"]]
         held += [f"{row['held_inside']} values or calls"] if row["held_inside"] else []
@@ -267,9 +274,7 @@ def object_table(rows: list[dict[str, Any]]) -> Table:
 
 
 def table(found: list[NodeFacts]) -> Table:
-    # Whole, however narrow the terminal is: it is there to be copied.
-    address = Column("address", no_wrap=True, min_width=max(len(node.address) for node in found))
-    view = Table(address, "pid", "up", "processes", "memory")
+    view = Table("address", "pid", "up", "processes", "memory")
     for node in found:
         memory = f"{node.memory_bytes / 1024**2:,.0f} MiB"
         view.add_row(node.address, str(node.pid), f"{node.uptime_s:,.0f} s", str(node.processes), memory)

@@ -59,7 +59,17 @@ def test_status_shows_a_listening_node() -> None:
         assert row["processes"] == 1
         assert row["memory_bytes"] > 0
         assert 0 <= row["uptime_s"] < 3600
-        assert run("status")[0] == 0
+
+
+def test_a_table_is_whole_in_a_narrow_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    with listener("plain") as (address, process):
+        code, output = run("status")
+        assert code == 0
+        (line,) = [line for line in output.splitlines() if address in line]
+        assert str(process.pid) in line
+        assert "MiB" in line
+        assert "processes" in output
 
 
 def test_facts_count_the_processes_below() -> None:
