@@ -78,9 +78,14 @@ class _InThread(Pending):
 
 
 class Communicator(ABC):
-    """One rank of a group. `device`: where its tensors lie, as torch.device takes it."""
+    """One rank of a group.
+
+    `device`: where its tensors lie, as torch.device takes it; `receives_ahead`: whether a receive that was begun long
+    before anything is sent to it, or for which nothing is ever sent, holds up nothing else.
+    """
 
     transport: ClassVar[str]
+    receives_ahead: ClassVar[bool] = False
     rank: int
     size: int
     device: Any = "cpu"

@@ -15,6 +15,7 @@ class GlooCommunicator(TorchCommunicator):
     """A rank of a gloo group. A peer that died or left closes its connections, which ends every wait for it."""
 
     transport: ClassVar[str] = "gloo"
+    receives_ahead: ClassVar[bool] = True
 
     def _make(self, store: Any, rank: int, size: int) -> Any:
         options = distributed.ProcessGroupGloo._Options()

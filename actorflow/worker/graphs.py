@@ -28,10 +28,14 @@ MOST_TIMINGS = 10_000
 
 
 class Reading(NamedTuple):
-    """A reading end, and how a value is had from it: raises the error that was written, or ChannelClosed."""
+    """A reading end, and how a value is had from it: raises the error that was written, or ChannelClosed.
+
+    `prepare`: called between two executions, when the values of the former have been let go of; or None. ChannelClosed.
+    """
 
     end: _hot.End
     read: Callable[[], Any]
+    prepare: Callable[[], None] | None = None
 
 
 class Writing(NamedTuple):
@@ -124,6 +128,7 @@ class Member:
         self.title = body_of(plan.steps[0]).title  # what stands before the lines that it prints
         self._ends = [reading.end for reading in readers] + [writing.end for writing in writers]
         self._steps = [_Runnable(step, body_of(step), readers, writers) for step in plan.steps]
+        self._prepares = [reading.prepare for reading in readers if reading.prepare is not None]
         self._registers: list[Any] = [None] * plan.registers
         self._position = 0
         self._executions = 0  # that are done
@@ -143,7 +148,7 @@ class Member:
             self._position += 1
             if self._position == len(self._steps):
                 self._position = 0
-                self._executions += 1
+                self._end_execution()
                 return self._steps[0].ends[0]
 
     def waits_for(self) -> _hot.End:
@@ -156,7 +161,7 @@ class Member:
         while True:
             for step in self._steps:
                 self._run_timed(step)
-            self._executions += 1
+            self._end_execution()
 
     async def follow(self, port: LoopPort) -> None:
         """Runs the steps in a task; coroutines are awaited. Raises as `advance`."""
@@ -166,7 +171,7 @@ class Member:
                     if not end.ready():
                         await port.until_ready(end)
                 await self._run_async(step)
-            self._executions += 1
+            self._end_execution()
             await asyncio.sleep(
                 0
             )  # others of the loop have their turn, also where everything is always ready
@@ -194,6 +199,11 @@ class Member:
         return list(self._timings or ())
 
     # -- one step
+
+    def _end_execution(self) -> None:
+        self._executions += 1
+        for prepare in self._prepares:
+            prepare()
 
     def _run(self, step: _Runnable) -> None:
         if self._timings is not None:

@@ -95,7 +95,8 @@ def _tensors(module: str) -> Any:
 def _reading(reader: _hot.Reader, end: End) -> Reading:
     if end.edge is None:
         return Reading(reader, reader.read)
-    return Reading(reader, _tensors("worker.tensor_edges").TensorReader(reader, end.edge).read)
+    tensors = _tensors("worker.tensor_edges").TensorReader(reader, end.edge)
+    return Reading(reader, tensors.read, tensors.receive_ahead)
 
 
 def _writing(writer: _hot.Writer, end: End) -> Writing:

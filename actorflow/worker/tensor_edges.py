@@ -4,6 +4,11 @@ The writer writes the value first, with shapes and dtypes in place of the tensor
 the reader is woken by the channel, like every other, and receives while it loads the value. A send has ended when the
 reader has received; that is known once the channel has room again for the value `slots` later, and only then the tensor
 is let go of: nothing waits for it earlier. It is sent from its own memory: who changes it before sends what it becomes.
+
+What the first value of an edge has of tensors is expected of the later ones. Where the transport can, a receive for
+that is begun ahead, at the end of each execution: what is sent then finds where to go, and nobody has to tell the
+writer that the reader is ready, which costs gloo a round trip between two of its threads. Tensors unlike those go under
+a tag of their own, so that they do not meet that receive, and only for them specs go along.
 """
 
 from __future__ import annotations
@@ -23,6 +28,8 @@ from actorflow.collective.errors import CollectiveError
 from actorflow.core.graphs import Edge
 from actorflow.wire import pickling
 
+UNEXPECTED_TAG = 1 << 29  # and the edge's tag: for what is unlike the first value
+
 _log = logging.getLogger("actorflow")
 
 
@@ -37,25 +44,31 @@ class Spec(NamedTuple):
 
 
 class _Sent:
-    """A value on its way. `specs`: None where the reader knows them from the first execution."""
+    """A value on its way. `expected`: what tensors the reader expects; None before the first value."""
 
-    def __init__(self, value: Any, is_direct: bool, communicator: Communicator) -> None:
+    def __init__(
+        self, value: Any, edge: Edge, communicator: Communicator, expected: tuple[Spec, ...] | None
+    ) -> None:
         self._value = value
-        self._is_direct = is_direct
+        self._edge = edge
         self._communicator = communicator
+        self._expected = expected
         self.tensors: list[Any] = []
-        self.specs: tuple[Spec, ...] | None = None
-        self.known: tuple[Spec, ...] | None = None  # those that it must have
+        self.specs: tuple[Spec, ...] = ()
+
+    @property
+    def is_expected(self) -> bool:
+        """Whether the reader knows its tensors without being told."""
+        return self.specs == self._expected
 
     def __reduce__(self) -> tuple[Any, ...]:
         data, buffers = self._packed()
         for tensor in self.tensors:
             self._check(tensor)
-        specs = tuple(Spec(tuple(tensor.shape), tensor.dtype) for tensor in self.tensors)
-        if self.known is not None and specs != self.known:
-            raise _Unlike(self.known, specs)
-        self.specs = specs
-        return _load, (None if self.known is not None else specs, data, *buffers)
+        self.specs = tuple(Spec(tuple(tensor.shape), tensor.dtype) for tensor in self.tensors)
+        if self._edge.static_shape and self._expected is not None and not self.is_expected:
+            raise _Unlike(self._expected, self.specs)
+        return _load, (None if self.is_expected else self.specs, data, *buffers)
 
     def _check(self, tensor: Any) -> None:
         try:
@@ -65,7 +78,7 @@ class _Sent:
 
     def _packed(self) -> tuple[bytes | None, Sequence[Any]]:
         tensors = importlib.import_module("actorflow.wire.tensors")
-        if self._is_direct:
+        if self._edge.direct_return:
             torch: Any = importlib.import_module("torch")
             if not isinstance(self._value, torch.Tensor):
                 raise _Indirect(type(self._value).__name__)
@@ -105,24 +118,24 @@ class TensorWriter:
         self._writer = writer
         self._edge = edge
         self._communicator: Communicator = groups.find(edge.group)
-        self._known: tuple[Spec, ...] | None = None
+        self._expected: tuple[Spec, ...] | None = None
         self._sending: deque[list[Pending]] = deque()
 
     def write(self, value: Any) -> None:
         """As Writer.write. ValueError, TypeError: not what the edge is for. ChannelClosed: the group has broken."""
-        sent = _Sent(value, self._edge.direct_return, self._communicator)
-        sent.known = self._known
+        sent = _Sent(value, self._edge, self._communicator, self._expected)
         try:
             self._writer.write(sent)
         except TypeError as error:
             raise _refusal(error) from None
-        if self._edge.static_shape:
-            self._known = sent.specs
+        tag = _tag(self._edge, self._communicator, sent.is_expected or self._expected is None)
+        if self._expected is None:
+            self._expected = sent.specs
         try:
             self._let_go()
             self._sending.append(
                 [
-                    self._communicator.isend(tensor, peer, self._edge.tag)
+                    self._communicator.isend(tensor, peer, tag)
                     for tensor in sent.tensors
                     for peer in self._edge.peers
                 ]
@@ -145,7 +158,8 @@ class TensorReader:
         self._reader = reader
         self._edge = edge
         self._communicator: Communicator = groups.find(edge.group)
-        self._known: tuple[Spec, ...] = ()
+        self._expected: tuple[Spec, ...] | None = None
+        self._ahead: _Receiving | None = None
 
     def read(self) -> Any:
         """As Reader.read. ChannelClosed: the group has broken."""
@@ -156,19 +170,61 @@ class TensorReader:
                 raise _hot.ChannelClosed(str(error)) from None
 
     def receive(self, specs: tuple[Spec, ...] | None) -> list[Any]:
-        """The tensors of the value that is being loaded."""
-        torch: Any = importlib.import_module("torch")
-        self._known = self._known if specs is None else specs
-        communicator, (peer,) = self._communicator, self._edge.peers
+        """The tensors of the value that is being loaded; `specs`: None: those that are expected."""
+        is_first = self._expected is None
+        if is_first:
+            self._expected = specs
+        with self._breaking_group():
+            if specs is not None:
+                return self._begin(specs, is_expected=is_first).wait()
+            ahead, self._ahead = self._ahead, None
+            return (ahead or self._begin_expected()).wait()
+
+    def receive_ahead(self) -> None:
+        """Begins to receive what is expected next, for `receive`. ChannelClosed: the group has broken."""
+        if self._ahead is not None or not (self._expected and self._communicator.receives_ahead):
+            return
         try:
-            tensors = [
-                torch.empty(shape, dtype=dtype, device=communicator.device) for shape, dtype in self._known
-            ]
-            for pending in [communicator.irecv(tensor, peer, self._edge.tag) for tensor in tensors]:
-                pending.wait()
+            with self._breaking_group():
+                self._ahead = self._begin_expected()
+        except _Broken as error:
+            raise _hot.ChannelClosed(str(error)) from None
+
+    def _begin_expected(self) -> _Receiving:
+        assert self._expected is not None
+        return self._begin(self._expected, is_expected=True)
+
+    def _begin(self, specs: tuple[Spec, ...], is_expected: bool) -> _Receiving:
+        torch: Any = importlib.import_module("torch")
+        communicator, (peer,) = self._communicator, self._edge.peers
+        tag = _tag(self._edge, communicator, is_expected)
+        tensors = [torch.empty(shape, dtype=dtype, device=communicator.device) for shape, dtype in specs]
+        return _Receiving(tensors, [communicator.irecv(tensor, peer, tag) for tensor in tensors])
+
+    @contextmanager
+    def _breaking_group(self) -> Iterator[None]:
+        try:
+            yield
         except Exception as error:
-            raise _broken_by(communicator, self._edge.group, "receiving", error) from None
-        return tensors
+            raise _broken_by(self._communicator, self._edge.group, "receiving", error) from None
+
+
+class _Receiving(NamedTuple):
+    """Tensors that are on their way, or will be."""
+
+    tensors: list[Any]
+    pending: list[Pending]
+
+    def wait(self) -> list[Any]:
+        """The tensors, once they are there."""
+        for pending in self.pending:
+            pending.wait()
+        return self.tensors
+
+
+def _tag(edge: Edge, communicator: Communicator, is_expected: bool) -> int:
+    """The tag of an edge's tensors: of their own for those that a receive which was begun ahead does not fit."""
+    return edge.tag if is_expected or not communicator.receives_ahead else UNEXPECTED_TAG + edge.tag
 
 
 class _Broken(CollectiveError):

@@ -45,13 +45,14 @@ class Counting(Communicator):
     def __init__(self, inner: Communicator) -> None:
         self.inner = inner
         self.rank, self.size = inner.rank, inner.size
-        self.sent = 0
+        self.sent = self.received = 0
 
     def isend(self, tensor: Any, peer: int, tag: int = 0) -> Pending:
         self.sent += 1
         return self.inner.isend(tensor, peer, tag)
 
     def irecv(self, tensor: Any, peer: int, tag: int = 0) -> Pending:
+        self.received += 1
         return self.inner.irecv(tensor, peer, tag)
 
     def allreduce(self, tensor: Any, op: ReduceOp = ReduceOp.SUM) -> None:
@@ -84,6 +85,17 @@ def counting(setup: Setup) -> Communicator:
     from actorflow.collective.gloo import GlooCommunicator
 
     return Counting(GlooCommunicator(setup))
+
+
+class CountingAhead(Counting):
+    receives_ahead = True
+
+
+def counting_ahead(setup: Setup) -> Communicator:
+    """The same, whose receives may be begun long before anything is sent."""
+    from actorflow.collective.gloo import GlooCommunicator
+
+    return CountingAhead(GlooCommunicator(setup))
 
 
 class Deadly(Pending):
@@ -293,6 +305,17 @@ def at_once(communicator: Communicator) -> tuple[float, float]:
         total += part
     thread.join()
     return float(total.sum()), sum(float(tensor[0]) for tensor in received)
+
+
+def unanswered(communicator: Communicator) -> list[float] | None:
+    """What goes on beside a receive for which nothing is sent; None: this communicator does not promise it."""
+    if not communicator.receives_ahead:
+        return None
+    communicator.irecv(torch.zeros(2), (communicator.rank - 1) % communicator.size, tag=9)
+    before = torch.ones(1)
+    communicator.allreduce(before)
+    passed = ring(communicator, "float32", (3,))
+    return [float(before), float(passed.numel())]
 
 
 def begun(communicator: Communicator) -> list[float]:

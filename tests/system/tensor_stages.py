@@ -1,4 +1,4 @@
-"""Actors that tests of tensors in compiled graphs wire, and what is to be left of their graphs: nothing.
+"""What tests of tensors in compiled graphs share: actors to wire, and that nothing is left of their graphs.
 
 Imported by pytest.importorskip: torch is an extra.
 """
@@ -6,8 +6,10 @@ Imported by pytest.importorskip: torch is an extra.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from typing import Any
 
+import pytest
 import torch
 
 import actorflow as af
@@ -76,6 +78,20 @@ class Stage:
 class AsyncStage:
     async def double(self, tensor: Any) -> Any:
         return tensor * 2
+
+
+@pytest.fixture(scope="module")
+def stages() -> Iterator[list[Any]]:
+    """Four of them, for a module's tests."""
+    with af.init(num_cpus=4, object_store_memory=256 * 1024 * 1024):
+        yield [Stage.remote() for _ in range(4)]
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left(stages: list[Any]) -> Iterator[None]:
+    """Of any test of a module that has this fixture."""
+    yield
+    wait_until_left(stages)
 
 
 def wait_until_left(stages: list[Any]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -16,6 +15,7 @@ from tests.conftest import wait_until
 torch: Any = pytest.importorskip("torch")
 bodies: Any = pytest.importorskip("tests.system.collective_bodies")
 actors: Any = pytest.importorskip("tests.system.tensor_stages")
+stages, nothing_is_left = actors.stages, actors.nothing_is_left
 
 
 @af.remote(num_cpus=0)
@@ -38,18 +38,6 @@ class Gated:
 
     def waits_at(self) -> set[str]:
         return self.reached
-
-
-@pytest.fixture(scope="module")
-def stages() -> Iterator[list[Any]]:
-    with af.init(num_cpus=4, object_store_memory=256 * 1024 * 1024):
-        yield [actors.Stage.remote() for _ in range(4)]
-
-
-@pytest.fixture(autouse=True)
-def nothing_is_left(stages: list[Any]) -> Iterator[None]:
-    yield
-    actors.wait_until_left(stages)
 
 
 def collective_graph(stages: list[Any], collective: Any, **options: Any) -> Any:

@@ -7,7 +7,6 @@ import functools
 import os
 import signal
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -25,20 +24,9 @@ from tests.system.conftest import stored_bytes
 torch: Any = pytest.importorskip("torch")
 bodies: Any = pytest.importorskip("tests.system.collective_bodies")
 actors: Any = pytest.importorskip("tests.system.tensor_stages")
+stages, nothing_is_left = actors.stages, actors.nothing_is_left
 
 LARGE = 1 << 20
-
-
-@pytest.fixture(scope="module")
-def stages() -> Iterator[list[Any]]:
-    with af.init(num_cpus=4, object_store_memory=256 * 1024 * 1024):
-        yield [actors.Stage.remote() for _ in range(4)]
-
-
-@pytest.fixture(autouse=True)
-def nothing_is_left(stages: list[Any]) -> Iterator[None]:
-    yield
-    actors.wait_until_left(stages)
 
 
 def pipeline(stages: list[Any], transport: Any, **options: Any) -> Any:
@@ -77,6 +65,29 @@ def test_what_goes_by_a_group_does_not_go_through_the_store(stages: list[Any]) -
         refs = [graph.execute(LARGE) for _ in range(4)]
         assert stored_bytes() == 0
         assert [af.get(ref) for ref in refs] == [float(LARGE) ** 2] * 4
+
+
+def test_tensors_unlike_the_first_pass_a_receive_that_was_begun_ahead(stages: list[Any]) -> None:
+    lengths = [3, 3, 5, 3, 5, LARGE, 3, 3]
+    with pipeline(stages, "gloo").experimental_compile(max_inflight_executions=8) as graph:
+        for _ in range(3):
+            refs = [graph.execute(length) for length in lengths]
+            assert [af.get(ref) for ref in refs] == [2.0 * length**2 for length in lengths]
+
+
+@pytest.mark.parametrize(("communicator", "ahead"), [(bodies.counting_ahead, 1), (bodies.counting, 0)])
+def test_receives_are_begun_ahead_where_the_transport_can(
+    stages: list[Any], communicator: Any, ahead: int
+) -> None:
+    def received(_: Any) -> int:
+        return max(getattr(member.communicator, "received", 0) for member in groups.members())
+
+    with InputNode() as inp:
+        end = stages[1].total.bind(stages[0].make.bind(inp).with_tensor_transport(communicator))
+    with end.experimental_compile() as graph:
+        for executions, length in enumerate((4, 4, 5, 4), start=1):
+            assert af.get(graph.execute(length)) == length**2
+            assert af.get(stages[1].__ray_call__.remote(received)) == executions + ahead
 
 
 def test_other_parts_of_a_value_go_along(stages: list[Any]) -> None:
