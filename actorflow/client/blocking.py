@@ -17,18 +17,28 @@ from actorflow import _hot, errors
 
 _running_loop = asyncio._get_running_loop
 _raise_if_deadlock: Callable[[Sequence[_hot.Reference], int], None] | None = None
+_refuse_own: Callable[[str], None] | None = None
 _node_error: Callable[[], BaseException] | None = None
 _name_of: Callable[[_hot.Reference], str] | None = None
 _has_warned = False
 
 
-def forbid(check: Callable[[Sequence[_hot.Reference], int], None] | None) -> None:
+def forbid(
+    check: Callable[[Sequence[_hot.Reference], int], None] | None, refuse: Callable[[str], None] | None = None
+) -> None:
     """Has `check(references, count)` called before this process blocks, without limit, for `count` of them.
 
-    It raises DeadlockError where that would never end. A worker that hosts an actor sets it.
+    `refuse(what)`: called before it blocks for something else that this process takes part in making. They raise
+    DeadlockError where that would never end. A worker that hosts an actor sets them.
     """
-    global _raise_if_deadlock
-    _raise_if_deadlock = check
+    global _raise_if_deadlock, _refuse_own
+    _raise_if_deadlock, _refuse_own = check, refuse
+
+
+def refuse_own(what: str) -> None:
+    """Before a thread blocks, without limit, for what this process takes part in making. DeadlockError."""
+    if _refuse_own is not None:
+        _refuse_own(what)
 
 
 def name_death(error: Callable[[], BaseException]) -> None:

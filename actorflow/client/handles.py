@@ -383,17 +383,18 @@ def is_actor() -> bool:
 
 
 def forbid_own_calls(serving_thread: Callable[[], bool], reason: str) -> None:
-    """DeadlockError for waits that only this actor could end, where `serving_thread()`, by its loop or thread.
+    """DeadlockError for waits that only this actor could end, in the thread that would have to: `serving_thread()`."""
 
-    `serving_thread` tells whether the calling thread is the one that answers this actor's calls.
-    """
+    def refuse(what: str) -> None:
+        if serving_thread():
+            raise errors.DeadlockError(waiting_for=what, reason=reason)
 
     def check(unfinished: Sequence[_hot.Reference], missing: int) -> None:
         own = [reference for reference in unfinished if reference.name in _own_calls]
-        if len(unfinished) - len(own) < missing and serving_thread():
-            raise errors.DeadlockError(waiting_for=_own_calls[own[0].name], reason=reason)
+        if len(unfinished) - len(own) < missing:
+            refuse(_own_calls[own[0].name])
 
-    blocking.forbid(check)
+    blocking.forbid(check, refuse)
 
 
 class ActorHandle:

@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 
 from actorflow import _hot
 from actorflow.client import blocking, calls, cluster, runtime
-from actorflow.client.handles import ActorHandle, ActorMethod
+from actorflow.client.handles import ActorHandle, ActorMethod, OwnActorMethod
 from actorflow.collective import forming
 from actorflow.dag import drawing, plan
 from actorflow.dag.inputs import Signature, input_part
@@ -62,6 +62,7 @@ class CompiledGraph:
         self._room = 0  # how many may be begun, as far as was looked at
         self._session = runtime.require()
         self._handles = [method.handle for method in methods]
+        self._is_own = any(isinstance(method, OwnActorMethod) for method in methods)
         self._formed: list[Group] = []
         self._plan: Schedule = schedule(
             graph, self._name, options.max_inflight_executions, communicator_of(options)
@@ -99,7 +100,7 @@ class CompiledGraph:
             self._ends.append(reader)
             label = self._plan.channels[end.channel].label
             most = self._options.max_buffered_results
-            self._streams.append(ResultStream(reader, label, count, most, end_of_this))
+            self._streams.append(ResultStream(reader, label, count, most, self._is_own, end_of_this))
         self._only_stream = None if self._graph.is_list else self._streams[0]
         if self._plan.groups:
             self._members.ask("pid")  # one that is stopped would have the others wait for it

@@ -32,16 +32,23 @@ class ResultStream:
     """The results of one output of a graph.
 
     `label`: what errors call it; `copies`: refs of each execution to it; `most_kept`: results kept for later;
-    `ended`: the error for whoever finds the channel closed.
+    `is_own`: whether this process is an actor of the graph; `ended`: the error for whoever finds the channel closed.
     """
 
     def __init__(
-        self, reader: _hot.Reader, label: str, copies: int, most_kept: int, ended: Callable[[], BaseException]
+        self,
+        reader: _hot.Reader,
+        label: str,
+        copies: int,
+        most_kept: int,
+        is_own: bool,
+        ended: Callable[[], BaseException],
     ) -> None:
         self._reader = reader
         self._label = label
         self._copies = copies
         self._most_kept = most_kept
+        self._is_own = is_own
         self._ended = ended
         self._lock = threading.RLock()
         self.position = 0  # executions whose result has been read from the channel
@@ -63,8 +70,8 @@ class ResultStream:
     def get(self, mark: _Mark, timeout: float | None) -> Outcome:
         """The result that a ref is to: its value or its error, which is handed out with that.
 
-        Raises ChannelTimeoutError, GraphCapacityError, what a signal handler raises, and why the graph has ended: then
-        it can be asked for again.
+        Raises ChannelTimeoutError, GraphCapacityError, DeadlockError, what a signal handler raises, and why the graph
+        has ended: then it can be asked for again.
         """
         index = mark.index
         if self.position > index:
@@ -272,6 +279,8 @@ class ResultStream:
     def _next(self, left_s: float | None, timeout: float | None) -> Outcome:
         if self._is_closed:
             raise self._ended()
+        if self._is_own and left_s is None and not self._reader.ready():
+            blocking.refuse_own(self._label)
         try:
             return True, self._reader.read(left_s)
         except _hot.ChannelClosed:
@@ -366,8 +375,9 @@ class CompiledRef(ReadOnce):
     def get(self, timeout: float | None = None) -> Any:
         """The result, waited for `timeout` seconds at most; with 0 it looks once.
 
-        Raises the execution's error; ChannelTimeoutError, after which it can be asked again; ValueError where it was
-        read before; ActorDiedError or ChannelError where the graph has ended.
+        Raises the execution's error; ChannelTimeoutError, after which it can be asked again; DeadlockError, where this
+        thread has to run a step of the graph; ValueError where it was read before; ActorDiedError or ChannelError where
+        the graph has ended.
         """
         mark = self._mark
         if mark is None:

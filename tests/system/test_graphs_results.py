@@ -388,3 +388,37 @@ def test_a_graph_as_an_argument_is_refused_with_what_to_do() -> None:
         pytest.raises(TypeError, match=r"'graph'.*of Adder.add can only be used where"),
     ):
         use.remote(graph)
+
+
+def test_the_loop_of_a_member_may_await_a_result_but_not_block_on_it() -> None:
+    @af.remote
+    class Looped:
+        async def wire(self, me: Any) -> None:
+            self.graph = await asyncio.to_thread(chain, me.echo)
+
+        async def echo(self, value: int) -> int:
+            return value
+
+        async def blocks(self) -> Any:
+            return af.get(self.graph.execute(1))
+
+        async def gives_up(self) -> Any:
+            return af.get(self.graph.execute(2), timeout=0.01)
+
+        async def awaits(self) -> Any:
+            return await self.graph.execute(3)
+
+        async def blocks_in_thread(self) -> Any:
+            return await asyncio.to_thread(af.get, self.graph.execute(4))
+
+    looped = Looped.remote()
+    af.get(looped.wire.remote(looped), timeout=TIMEOUT_S)
+    try:
+        with pytest.raises(af.DeadlockError, match=r"Looped\.echo .*the loop"):
+            af.get(looped.blocks.remote(), timeout=TIMEOUT_S)
+        with pytest.raises(af.exceptions.ChannelTimeoutError):
+            af.get(looped.gives_up.remote(), timeout=TIMEOUT_S)
+        refs = [looped.awaits.remote(), looped.blocks_in_thread.remote()]
+        assert af.get(refs, timeout=TIMEOUT_S) == [3, 4]
+    finally:
+        af.kill(looped)  # it refers to itself
