@@ -108,6 +108,11 @@ static int wait_any(struct serving *serving, uint64_t deadline_ns) {
   return status;
 }
 
+/* Until it waits here again the caller is in a step. */
+static void note_stepping(const struct serving *serving, bool stepping) {
+  atomic_store_explicit(&serving->session->client.slot->stepping, stepping, memory_order_relaxed);
+}
+
 /* A new reference: a call, or the index of an end; NULL: nothing now, or an exception. */
 static PyObject *take_now(struct serving *serving) {
   Py_ssize_t places = serving->count + 1;
@@ -118,6 +123,7 @@ static PyObject *take_now(struct serving *serving) {
                             : hot_end_look(end_at(serving, place - 1)) != AF_EMPTY;
     if (!found) continue;
     turn = place + 1;
+    note_stepping(serving, place != 0);
     return place == 0 ? call : PyLong_FromSsize_t(place - 1);
   }
   return NULL;
@@ -134,6 +140,7 @@ static int serving_set(struct serving *serving, PyObject *const *args) {
 }
 
 static PyObject *serve(struct serving *serving, uint64_t deadline_ns) {
+  note_stepping(serving, false);
   for (;;) {
     if (atomic_load_explicit(&serving->session->client.slot->leave, memory_order_relaxed)) Py_RETURN_NONE;
     PyObject *found = take_now(serving);

@@ -22,7 +22,7 @@ struct af_client { ...; };
 
 /* slots */
 struct af_store_slot {
-  uint32_t state, epoch, pid, role, job, parent, inside, token, blocked, leave;
+  uint32_t state, epoch, pid, role, job, parent, inside, token, blocked, stepping, leave;
   uint64_t running, serving;
 };
 int af_slot_reserve(struct af_client *client, uint32_t role, uint32_t job, uint32_t *index, uint32_t *epoch);
@@ -182,7 +182,7 @@ SOURCE = """
 #include <unistd.h>
 
 struct af_store_slot {
-  uint32_t state, epoch, pid, role, job, parent, inside, token, blocked, leave;
+  uint32_t state, epoch, pid, role, job, parent, inside, token, blocked, stepping, leave;
   uint64_t running, serving;
 };
 struct af_store_segment {
@@ -204,6 +204,7 @@ static int af_store_slot_read(struct af_client *client, uint32_t index, struct a
   facts->inside = atomic_load_explicit(&slot->op, memory_order_relaxed);
   facts->token = atomic_load_explicit(&slot->token, memory_order_relaxed);
   facts->blocked = atomic_load_explicit(&slot->blocked, memory_order_relaxed);
+  facts->stepping = atomic_load_explicit(&slot->stepping, memory_order_relaxed);
   facts->leave = atomic_load_explicit(&slot->leave, memory_order_relaxed);
   facts->running = atomic_load_explicit(&slot->running, memory_order_relaxed);
   facts->serving = atomic_load_explicit(&slot->serving, memory_order_relaxed);

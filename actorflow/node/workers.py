@@ -249,4 +249,5 @@ class Workers:
     def is_busy(self, worker: Worker) -> bool:
         """Whether user code runs in the worker's main thread now."""
         facts = self._store.slot(worker.slot)
-        return facts.epoch == worker.epoch and facts.state is SlotState.LIVE and facts.running != 0
+        is_its = facts.epoch == worker.epoch and facts.state is SlotState.LIVE
+        return is_its and (facts.running != 0 or facts.stepping)

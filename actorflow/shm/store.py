@@ -67,7 +67,8 @@ class NodeState(enum.IntEnum):
 
 
 class SlotFacts(NamedTuple):
-    """What a slot says of its process. `running` and `serving` are block offsets, 0: none."""
+    """What a slot says of its process. `running` (a call) and `serving` are block offsets, 0: none; `stepping`: it is
+    in a step of a compiled graph."""
 
     number: int
     epoch: int
@@ -79,6 +80,7 @@ class SlotFacts(NamedTuple):
     blocked: bool
     running: int
     serving: int
+    stepping: bool
 
 
 class MailboxFacts(NamedTuple):
@@ -212,6 +214,7 @@ class Store:
             blocked=bool(facts.blocked),
             running=facts.running,
             serving=facts.serving,
+            stepping=bool(facts.stepping),
         )
 
     def has_retries(self, call: int) -> bool:

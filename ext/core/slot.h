@@ -33,6 +33,7 @@ struct af_slot {
   _Atomic uint64_t serving;       /* task queue (mailbox) being read, 0: none */
   _Atomic uint32_t token;         /* 1: counted in serving->active */
   _Atomic uint32_t blocked;       /* 1: waits inside a call */
+  _Atomic uint32_t stepping;      /* 1: in a step of a compiled graph (main thread of a sync actor) */
   /* node -> process */
   _Alignas(AF_LINE) _Atomic uint32_t leave; /* node, or the process itself: 1: leave the task queue after this task; the
                                            * process clears it */

@@ -1,9 +1,12 @@
-"""Channels when their runtime ends: an orderly shutdown, and the death of the node."""
+"""Channels, and steps of graphs, when their runtime ends: an orderly shutdown, and the death of the node."""
 
 from __future__ import annotations
 
 import os
 import signal
+import threading
+from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import numpy as np
@@ -11,7 +14,9 @@ import pytest
 
 import actorflow as af
 from actorflow import _hot
+from tests.conftest import wait_until
 from tests.system.channel_bodies import DEADLINE_S, Giver, in_thread, wait_asleep
+from tests.system.graph_wiring import chain
 
 
 def test_shutdown_ends_waits_and_leaves_views() -> None:
@@ -42,6 +47,25 @@ def test_shutdown_ends_waits_and_leaves_views() -> None:
         assert end.read() == "of this node"
         other.close()
         end.close()
+
+
+def test_a_step_that_runs_is_not_waited_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("ACTORFLOW_SHUTDOWN_GRACE_S", "60")
+
+    @af.remote
+    class Stuck:
+        def step(self, path: Path) -> None:
+            path.touch()
+            threading.Event().wait()
+
+    with af.init(num_cpus=1):
+        graph = chain(Stuck.remote().step)
+        ref = graph.execute(tmp_path / "begun")
+        wait_until((tmp_path / "begun").exists, DEADLINE_S, "the step runs")
+        begin = monotonic()
+    assert monotonic() - begin < DEADLINE_S
+    with pytest.raises(af.exceptions.ChannelError, match="shut down"):
+        af.get(ref)
 
 
 def test_the_death_of_the_node_ends_every_wait() -> None:

@@ -32,7 +32,7 @@ class StoreDouble:
         self.asked: list[Any] = []
 
     def add(self, number: int, epoch: int, state: SlotState, pid: int = 0) -> None:
-        self.facts[number] = SlotFacts(number, epoch, state, pid, Role.WORKER, 1, None, False, 0, 0)
+        self.facts[number] = SlotFacts(number, epoch, state, pid, Role.WORKER, 1, None, False, 0, 0, False)
 
     def slot(self, number: int) -> SlotFacts:
         return self.facts[number]
