@@ -315,9 +315,11 @@ CHANNEL_CLOSED: Final = 1  # one of its ends was closed
 CHANNEL_BROKEN: Final = 2  # a process at one of its ends died
 
 def channel_create(slots: int, slot_bytes: int, readers: int) -> Hold:
-    """A channel from one writer to `readers` (1 to 64) readers. Values of up to `slot_bytes` lie in its slots, which
-    take 120 KiB at most together (ValueError); a larger one, or one with out-of-band buffers, lies in a block of its
-    own, from 100 KiB on in the object store. Buffers that are views into the store stay where they are."""
+    """A channel from one writer to 1 to 64 readers. Values of up to `slot_bytes` lie in its slots, 120 KiB at most
+    together (ValueError); larger ones, or with out-of-band buffers, in blocks of their own, in the object store from
+    100 KiB on. Buffers that are views into the store stay there."""
+
+def channel_close(channel: Hold) -> None: ...  # as End.close, for who has no end of it
 
 class End:
     """An end of a channel, of this process for ever and of one thread at a time (RuntimeError: another one uses it).
@@ -336,8 +338,7 @@ class End:
 
     @property
     def sleeps(self) -> int:
-        """How often a thread, or an event loop, has gone to sleep so far while it waited for this end: spinning was not
-        enough."""
+        """How often a thread, or an event loop, has gone to sleep so far while it waited for this end."""
 
     @property
     def position(self) -> int:
@@ -358,8 +359,7 @@ class Writer(End):
 @final
 class Reader(End):
     def __init__(self, channel: Hold, index: int) -> None:
-        """Takes the reading end of that index, 0 .. readers - 1. RuntimeError: it is taken; ValueError: there
-        is none."""
+        """Takes the reading end of that index, from 0 on. RuntimeError: it is taken; ValueError: there is none."""
 
     def read(self, timeout: float | None = None) -> Any:
         """The next value; waits for it. A stored error, or one of loading the value, is raised, and the value is used

@@ -381,6 +381,15 @@ static PyObject *channel_create(PyObject *module, PyObject *args, PyObject *kwar
   return hot_hold_new(hot.hold_type, session, channel, index);
 }
 
+/* channel_close(channel) */
+static PyObject *channel_close(PyObject *module, PyObject *channel) {
+  (void)module;
+  struct hold *hold = hot_hold_of(channel, AF_KIND_CHANNEL);
+  if (!hold) return NULL;
+  af_channel_close(&hold->session->client, hold->block);
+  Py_RETURN_NONE;
+}
+
 static PyMethodDef end_methods[] = {
     {"ready", end_ready, METH_NOARGS, NULL}, {"close", end_close_now, METH_NOARGS, NULL}, {NULL, NULL, 0, NULL}};
 static PyGetSetDef end_getset[] = {{"state", end_get_state, NULL, NULL, NULL},
@@ -411,6 +420,7 @@ static PyType_Spec reader_spec = {"actorflow._hot.Reader", sizeof(struct end), 0
 
 static PyMethodDef functions[] = {
     {"channel_create", (PyCFunction)(void (*)(void))channel_create, METH_VARARGS | METH_KEYWORDS, NULL},
+    {"channel_close", channel_close, METH_O, NULL},
     {NULL, NULL, 0, NULL}};
 
 static int add_type(PyObject *module, PyType_Spec *spec, const char *name, PyObject *bases) {

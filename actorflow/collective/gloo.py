@@ -1,13 +1,28 @@
-"""GlooCommunicator: tensors between CPUs, over TCP. Imported only where a group uses it: it imports torch."""
+"""GlooCommunicator: tensors between CPUs, over TCP. Imported only where a group uses it: it imports torch.
+
+Operations that have begun keep the group's connections open, and gloo has no function that closes them. But a receive
+that gives up closes all connections of its group, so that is how a group is broken for who waits in another thread.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import datetime
 from typing import Any, ClassVar
 
+import torch
+
 from actorflow.collective.communicator import Pending
-from actorflow.collective.torch_group import TorchCommunicator, checked_tag, copy_back, distributed
+from actorflow.collective.torch_group import (
+    LARGEST_TAG,
+    TorchCommunicator,
+    checked_tag,
+    copy_back,
+    distributed,
+)
 
 THREADS = 2
+SOON = datetime.timedelta(milliseconds=1)
 LOOPBACK = "127.0.0.1"  # the members are processes of one machine
 
 
@@ -41,3 +56,10 @@ class GlooCommunicator(TorchCommunicator):
         return self._begin(
             "recv", lambda group: group.recv([data], peer, tag), lambda: copy_back(tensor, data)
         )
+
+    def abort(self, reason: str) -> None:
+        group = self._group
+        super().abort(reason)
+        if group is not None and self.size > 1:
+            with contextlib.suppress(RuntimeError):  # it gives up, or the connections are closed already
+                group.recv([torch.empty(1)], (self.rank + 1) % self.size, LARGEST_TAG).wait(SOON)

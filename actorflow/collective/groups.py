@@ -215,6 +215,13 @@ def leave(name: str, identity: str = "") -> bool:
     return member is not None
 
 
+def abort(name: str, reason: str) -> None:
+    """Breaks a group for whoever waits in it, from any thread, if this process is in it still."""
+    member = _members.get(name)
+    if member is not None:
+        member.communicator.abort(reason)
+
+
 def leave_all() -> None:
     """Leaves every group: the runtime ends."""
     for name in list(_members):

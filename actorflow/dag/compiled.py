@@ -8,6 +8,7 @@ runtime, or when a process in it dies: then whoever waits is told which actor di
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import itertools
 import os
@@ -50,6 +51,8 @@ class CompiledGraph:
 
     def __init__(self, graph: plan.Graph, methods: Sequence[ActorMethod], options: GraphOptions) -> None:
         self._end: BaseException | None = None  # why it runs no more
+        self._channels: list[_hot.Hold] = []
+        self._is_parents = False  # in a forked child
         self._ends: list[_hot.End] = []
         self._streams: list[ResultStream] = []
         self._name = f"{os.getpid()}-{next(_numbers)}"
@@ -86,7 +89,7 @@ class CompiledGraph:
         slots = self._options.max_inflight_executions
         share = max(SMALLEST_SLOT_BYTES, SLOTS_BYTES // slots - SLOT_OVERHEAD_BYTES)
         slot_bytes = min(self._options.buffer_size_bytes, share)
-        channels = [
+        self._channels = channels = [
             _hot.channel_create(slots, slot_bytes, len(channel.readers)) for channel in self._plan.channels
         ]
         self._inputs = [(access, _hot.Writer(channels[number])) for access, number in self._plan.inputs]
@@ -297,7 +300,8 @@ class CompiledGraph:
         """Ends the graph; results that were not read are lost, and whoever waits for one gets ChannelError.
 
         At any time, again, and from a signal handler too. The actors leave the graph by themselves, after the step that
-        they run, and serve ordinary calls meanwhile. `kill_actors` ends them with their processes.
+        they run, and serve ordinary calls meanwhile; those that wait in a transfer with a process that is stopped do so
+        within a second. `kill_actors` ends them with their processes.
         """
         self._finish(ChannelError(channel=self._graph.label, reason="the graph was torn down"))
         if kill_actors and runtime.current() is self._session:
@@ -309,8 +313,17 @@ class CompiledGraph:
             self._end = error
         for end in self._ends:
             end.close()
+        if not self._is_parents:
+            self._close_channels()
         for stream in self._streams:
             stream.close()
+
+    def _close_channels(self) -> None:
+        """Those between actors too: one that waits for another hears of the end by them."""
+        with contextlib.suppress(RuntimeError):  # the runtime was shut down, and closed them
+            for channel in self._channels:
+                _hot.channel_close(channel)
+        self._channels = []
 
     def _find_end(self) -> BaseException:
         """The error for whoever finds a channel closed: the graph ends, if it has not yet."""
@@ -333,10 +346,11 @@ class CompiledGraph:
         """In a forked child: threads that are no more may have had the locks, and the ends are the parent's."""
         self._lock = threading.RLock()
         self._is_beginning = False
+        self._is_parents = True
         for stream in self._streams:
             stream.leave_to_parent()
         reason = "it belongs to the process that forked this one"
-        # No end is closed: this may run before the client knows that it is another one.
+        # No end is closed and no hold dropped: this may run before the client knows that it is another one.
         self._end = self._end or ChannelError(channel=self._graph.label, reason=reason)
 
     def __enter__(self) -> CompiledGraph:

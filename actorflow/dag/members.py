@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Mapping, Sequence
 from time import monotonic, sleep
 from typing import Any
@@ -40,18 +39,14 @@ class Members:
 
     def install(self, plans: Mapping[int, MemberPlan], channels: Sequence[_hot.Hold]) -> None:
         """Returns once every actor has taken its part. Raises what one of them raised: ActorDiedError; and as `ask`.
-        Then those who have taken it leave."""
+        Those who have taken it leave when the channels are closed."""
         answers = {
             actor: self._handles[actor].__service__(
                 "join", plan, [channels[end.channel] for end in (*plan.readers, *plan.writers)]
             )
             for actor, plan in plans.items()
         }
-        try:
-            self._pids = self._answers(answers)
-        except BaseException:
-            _close(channels)
-            raise
+        self._pids = self._answers(answers)
 
     def ask(self, *request: Any) -> dict[int, Any]:
         """What each of them answers to a request about this graph. One that is busy is waited for; ChannelTimeoutError:
@@ -139,13 +134,6 @@ class Members:
 
 def _id_of(handle: ActorHandle) -> str:
     return outside.hex_name(handle._actor_door.target.mailbox)
-
-
-def _close(channels: Sequence[_hot.Hold]) -> None:
-    """Closes those to which nobody writes yet; those who write to the others hear of it by them."""
-    for channel in channels:
-        with contextlib.suppress(RuntimeError):  # it has a writer
-            _hot.Writer(channel).close()
 
 
 def _profiled(graph: Graph, actor: int, timing: Timing, start_ns: int) -> StepProfile:

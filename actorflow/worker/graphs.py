@@ -126,7 +126,7 @@ class Member:
         self.graph = plan.graph
         self.groups = plan.groups
         self.title = body_of(plan.steps[0]).title  # what stands before the lines that it prints
-        self._ends = [reading.end for reading in readers] + [writing.end for writing in writers]
+        self.ends = [reading.end for reading in readers] + [writing.end for writing in writers]
         self._steps = [_Runnable(step, body_of(step), readers, writers) for step in plan.steps]
         self._prepares = [reading.prepare for reading in readers if reading.prepare is not None]
         self._registers: list[Any] = [None] * plan.registers
@@ -178,7 +178,7 @@ class Member:
 
     def close(self) -> None:
         """Leaves the graph: everybody else in it hears."""
-        for end in self._ends:
+        for end in self.ends:
             end.close()
 
     # -- being measured
@@ -186,7 +186,7 @@ class Member:
     @property
     def sleeps(self) -> int:
         """How often its thread, or its loop, has gone to sleep so far while it waited for the graph."""
-        return sum(end.sleeps for end in self._ends)
+        return sum(end.sleeps for end in self.ends)
 
     def record(self, wanted: bool) -> None:
         """Notes from now on how long each step takes, or no more."""

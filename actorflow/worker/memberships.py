@@ -2,15 +2,19 @@
 
 A sync actor runs its graphs' steps in its main thread, by turns with the calls of its mailbox; an async one in a task
 for each graph, on its own loop; a threaded one in a thread for each. In all of them an actor can be in many graphs, and
-it leaves one when that ends: by teardown, or by the death of a process in it.
+it leaves one when that ends: by teardown, or by the death of a process in it. A step may wait in the midst
+of a transfer then, for a process that is stopped: so a thread looks whether a graph with collective groups has ended,
+and breaks these.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib
 import os
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -21,6 +25,7 @@ from actorflow.worker import printing, settling
 from actorflow.worker.functions import Body
 from actorflow.worker.graphs import Member, Reading, Writing
 
+LOOK_S = 0.5
 BodyOf = Callable[[str], Body]
 
 
@@ -55,6 +60,9 @@ class Memberships:
         ]
         member = Member(plan, readers, writers, self._body_of_step)
         self._members.append(member)
+        if member.groups:
+            name, watched = f"graph-{member.graph}-watch", (member.ends, member.groups)
+            threading.Thread(target=_break_at_end, args=watched, name=name, daemon=True).start()
         self._begin(member)
 
     def _leave(self, member: Member) -> None:
@@ -90,6 +98,15 @@ class Memberships:
 def _tensors(module: str) -> Any:
     """A module for tensors between processes: by name, at first use, since few workers need any."""
     return importlib.import_module(f"actorflow.{module}")
+
+
+def _break_at_end(ends: Sequence[_hot.End], groups: Sequence[str]) -> None:
+    """Breaks the groups when their graph has ended. Does not know the member, which is to be freed when it leaves."""
+    with contextlib.suppress(RuntimeError):  # the runtime ends
+        while all(end.state == _hot.CHANNEL_OPEN for end in ends):
+            time.sleep(LOOK_S)
+        for group in groups:
+            _tensors("collective.groups").abort(group, "the graph that it was formed for has ended")
 
 
 def _reading(reader: _hot.Reader, end: End) -> Reading:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -96,6 +97,21 @@ def counting_ahead(setup: Setup) -> Communicator:
     from actorflow.collective.gloo import GlooCommunicator
 
     return CountingAhead(GlooCommunicator(setup))
+
+
+class Stopping(Counting):
+    """One that is stopped (SIGSTOP) when it should send."""
+
+    def isend(self, tensor: Any, peer: int, tag: int = 0) -> Pending:
+        os.kill(os.getpid(), signal.SIGSTOP)
+        return super().isend(tensor, peer, tag)
+
+
+def stopping(setup: Setup) -> Communicator:
+    """A factory of those."""
+    from actorflow.collective.gloo import GlooCommunicator
+
+    return Stopping(GlooCommunicator(setup))
 
 
 class Deadly(Pending):
@@ -316,6 +332,12 @@ def unanswered(communicator: Communicator) -> list[float] | None:
     communicator.allreduce(before)
     passed = ring(communicator, "float32", (3,))
     return [float(before), float(passed.numel())]
+
+
+def aborted(communicator: Communicator) -> None:
+    """Waits for what nobody sends, until another thread breaks the group."""
+    threading.Timer(0.1, communicator.abort, ("that is enough",)).start()
+    communicator.recv(torch.zeros(2), (communicator.rank + 1) % communicator.size)
 
 
 def begun(communicator: Communicator) -> list[float]:

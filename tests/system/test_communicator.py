@@ -250,6 +250,14 @@ def test_a_member_that_leaves_ends_the_waits_of_the_others(actors: Actors, imple
     collective.destroy_collective_group(group.name)
 
 
+@pytest.mark.parametrize("implementation", ["gloo", "user"])
+def test_another_thread_can_end_a_wait(actors: Actors, implementation: str) -> None:
+    group = formed(actors, implementation, 2)
+    with pytest.raises(CollectiveError, match="that is enough"):
+        af.get(group.actors[1].run.remote(group.name, bodies.aborted), timeout=20)
+    collective.destroy_collective_group(group.name)
+
+
 @pytest.mark.parametrize(
     ("implementation", "operation"),
     [

@@ -18,7 +18,9 @@ from actorflow.dag import (
     MultiOutputNode,
     members,
 )
+from actorflow.shm.process import process_state
 from actorflow.util.collective import CollectiveError
+from tests.conftest import wait_until
 from tests.system.conftest import stored_bytes
 
 torch: Any = pytest.importorskip("torch")
@@ -248,6 +250,26 @@ def test_a_stopped_member_is_named_before_the_others_wait_for_it(
         os.kill(pid, signal.SIGCONT)
     with pipeline(stages, "gloo").experimental_compile() as graph:
         assert af.get(graph.execute(3)) == 18
+
+
+def test_teardown_frees_who_waits_in_a_transfer_with_a_stopped_member(stages: list[Any]) -> None:
+    stopped = actors.Stage.remote()
+    pid = af.get(stopped.pid.remote())
+    with InputNode() as inp:
+        made = stopped.make.bind(inp).with_tensor_transport(bodies.stopping)
+        end = stages[1].total.bind(stages[0].double.bind(made))
+    graph = end.experimental_compile()
+    ref = graph.execute(3)
+    try:
+        wait_until(lambda: process_state(pid) == "stopped", 20, "the member is stopped")
+        with pytest.raises(af.exceptions.ChannelTimeoutError):
+            af.get(ref, timeout=0.1)
+        graph.teardown()
+        assert af.get([stage.echo.remote(1) for stage in stages[:2]], timeout=20) == [1, 1]
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    assert af.get(stopped.echo.remote(2), timeout=20) == 2
+    actors.wait_until_left([stopped])
 
 
 def test_own_communicators_for_the_whole_graph(stages: list[Any]) -> None:
