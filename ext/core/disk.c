@@ -21,9 +21,12 @@ static inline uint64_t word_from(const uint8_t *data) {
 
 uint64_t af_disk_sum(const uint8_t *data, uint64_t bytes) {
   uint64_t lanes[4] = {PRIME_1 + PRIME_2, PRIME_2, 0, 0 - PRIME_1}, sum = bytes, at = 0;
-  for (; at + 32 <= bytes; at += 32)
-    for (int i = 0; i < 4; i++)
-      lanes[i] = mixed(lanes[i], word_from(data + at + 8 * i));
+  for (; at + 32 <= bytes; at += 32) { /* no inner loop: the lanes stay in registers */
+    lanes[0] = mixed(lanes[0], word_from(data + at));
+    lanes[1] = mixed(lanes[1], word_from(data + at + 8));
+    lanes[2] = mixed(lanes[2], word_from(data + at + 16));
+    lanes[3] = mixed(lanes[3], word_from(data + at + 24));
+  }
   for (int i = 0; i < 4; i++)
     sum = (sum ^ mixed(0, lanes[i])) * PRIME_1 + rotated(lanes[i], 7 * i + 1);
   for (; at < bytes; at++)
