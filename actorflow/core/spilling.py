@@ -1,4 +1,4 @@
-"""How much of the object store is to be freed, by what was asked for; time is passed in.
+"""How much of the object store is to be freed, by what was asked for, and what is to be read ahead; time is passed in.
 
 Whoever finds no room says how much it wants, and says so again until it has it. While it does, and for a moment after,
 that much and a share of the store beyond it is kept free: so the disk writes on while the asker fills what it got.
@@ -9,6 +9,7 @@ is freed.
 from __future__ import annotations
 
 HOLD_S = 1.0  # one who waits asks ten times in that
+AHEAD = 1  # values: the disk is busy while one is used, and no more room is taken from others
 
 
 class Pressure:
@@ -51,3 +52,36 @@ class Pressure:
         assert 0 <= self.target_bytes <= self._capacity_bytes
         assert self._extra_bytes >= 0
         assert self._wanted_bytes >= 0
+
+
+class Sequence:
+    """The order in which values were written: who reads one after another in that order soon wants the next.
+
+    Only what is not back yet is asked for, so what was read ahead may be missing between two that are. Invariant:
+    `_numbers` and `_values` are inverse to each other.
+    """
+
+    def __init__(self) -> None:
+        self._numbers: dict[int, int] = {}
+        self._values: dict[int, int] = {}
+        self._next = 0
+        self._last = -1  # that was asked for
+
+    def written(self, value: int) -> None:
+        """It lies on disk, and is the last one by now."""
+        self._numbers[value] = self._next
+        self._values[self._next] = value
+        self._next += 1
+
+    def forget(self, value: int) -> None:
+        """It is no more."""
+        if value in self._numbers:
+            del self._values[self._numbers.pop(value)]
+
+    def asked(self, value: int) -> list[int]:
+        """Somebody wants it; returns what is likely to be wanted next."""
+        number = self._numbers.get(value, self._last)
+        is_next = self._last < number <= self._last + 1 + AHEAD
+        self._last = number
+        following = range(number + 1, number + 1 + AHEAD) if is_next else ()
+        return [self._values[each] for each in following if each in self._values]

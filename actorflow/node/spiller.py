@@ -2,8 +2,10 @@
 
 Who lacks room, or a value that lies on disk, rings (ext/core/spill.h); how much is to go is decided by
 `actorflow.core.spilling`. Bytes are moved by threads, everything else is done in the node's loop.
+Who reads values in the order in which they were written finds the next one read ahead, if there is room at once.
 Guarantees: an object whose bytes could not be written stays in memory; one that could not be read stays on disk, and
-whoever waits is told. Every spilled value that is freed gives its place on disk back.
+whoever waits is told (of one that was only read ahead nobody is). Every spilled value that is freed gives its place on
+disk back.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from typing import Any
 
 from actorflow import _hot, config
 from actorflow.client.waiting import LoopPort
-from actorflow.core.spilling import Pressure
+from actorflow.core.spilling import Pressure, Sequence
 from actorflow.node.disks import Disks, Place
 from actorflow.node.lineage import Rebuilder
 from actorflow.node.log import warn
@@ -33,7 +35,11 @@ LEAST_BYTES = 64 * 1024  # smaller ones free less than the block that stands for
 
 
 class Spiller:
-    """The node's own. Invariant: `_places` has exactly the spilled values whose blocks were not given back."""
+    """The node's own.
+
+    Invariants: `_places` has exactly the spilled values whose blocks were not given back; `_ahead` has those of
+    `_restoring` that nobody has asked for.
+    """
 
     def __init__(
         self,
@@ -57,7 +63,10 @@ class Spiller:
         self._threads = ThreadPoolExecutor(self._writers + READERS, thread_name_prefix="spill")
         self._reading = asyncio.Semaphore(READERS)
         self._places: dict[int, Place] = {}
+        self._sequence = Sequence()
         self._restoring: dict[int, asyncio.Task[None]] = {}
+        self._ahead: set[int] = set()
+        self._room_made = asyncio.Event()
         self._candidates: list[Candidate] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._writing = 0
@@ -99,7 +108,7 @@ class Spiller:
         for spilled in self._spill.returned():
             self._forget(spilled)
         for spilled in self._spill.asked():
-            self._begin_restoring(spilled)
+            self._begin_asked(spilled)
         wanted_bytes = self._spill.room_wanted()
         if wanted_bytes:
             self._ask(wanted_bytes)
@@ -128,6 +137,7 @@ class Spiller:
     def _forget(self, spilled: int) -> None:
         """A spilled value is no more: freed, or back in memory."""
         place = self._places.pop(spilled, None)
+        self._sequence.forget(spilled)
         self._spill.free(spilled)
         if place is not None:
             self._threads.submit(place.disk.free, place.where)
@@ -183,7 +193,12 @@ class Spiller:
     def _commit_written(self, pins: Pins) -> None:
         if self._spill.commit(pins) is None:
             self._spill.abort(pins)
+        self._ring()
+
+    def _ring(self) -> None:
+        """There may be room: for clients, and for what is to be brought back."""
         self._spill.room_ring()
+        self._room_made.set()
 
     def _next_idle(self) -> Pins | None:
         """The idle object that was not used for longest, held."""
@@ -215,8 +230,9 @@ class Spiller:
                 self._threads.submit(place.disk.free, place.where)
         elif place is not None:
             self._places[spilled] = place
+            self._sequence.written(spilled)
             self.spilled_bytes += pins.bytes
-        self._spill.room_ring()
+        self._ring()
 
     def _fail(self, error: OSError) -> None:
         """Nothing can be written: who waits for room is told, and nothing is tried for a moment."""
@@ -227,7 +243,16 @@ class Spiller:
 
     # -- reading
 
+    def _begin_asked(self, spilled: int) -> None:
+        """Brings back what somebody wants, and what is likely to be wanted next."""
+        self._begin_restoring(spilled)
+        for following in self._sequence.asked(spilled):
+            if following not in self._restoring:
+                self._begin_restoring(following)
+                self._ahead.add(following)
+
     def _begin_restoring(self, spilled: int) -> None:
+        self._ahead.discard(spilled)
         if spilled in self._places and spilled not in self._restoring:
             self._restoring[spilled] = self._begin(self._restore(spilled, self._places[spilled]))
 
@@ -245,13 +270,15 @@ class Spiller:
                 await told
         finally:
             del self._restoring[spilled]
+            self._ahead.discard(spilled)
 
     async def _read(self, spilled: int, place: Place) -> asyncio.Future[None] | None:
         """Of a value that is lost: what is done once who waits has been told so, or has it."""
         with contextlib.suppress(LookupError):
-            pins = await self._room_for(spilled)
+            pins = await self._room_for(spilled, place)
             if pins is None:
-                self._spill.not_restored(spilled, Failure.NO_ROOM)
+                if spilled not in self._ahead:
+                    self._spill.not_restored(spilled, Failure.NO_ROOM)
                 return None
             problem = await self._fill(pins, place)
             if self._is_stopped:
@@ -260,23 +287,34 @@ class Spiller:
                 self.restored_bytes += pins.bytes
                 self._spill.restored(spilled, pins)
                 return None
-            try:
-                return self._rebuilder.lost(spilled, problem)
+            try:  # of one that nobody waits for nothing is said: who wants it finds that out
+                return None if spilled in self._ahead else self._rebuilder.lost(spilled, problem)
             finally:
                 self._spill.abort(pins)
         return None
 
-    async def _room_for(self, spilled: int) -> Pins | None:
+    async def _room_for(self, spilled: int, place: Place) -> Pins | None:
         """A new object for a spilled value, once there is room; None: there is none. LookupError: it is not needed."""
         deadline_s = self._loop.time() + max(self._wait_s, IDLE_LOOK_S)
-        while (pins := self._spill.restore(spilled)) is None:
-            if self._loop.time() > deadline_s:
-                return None
-            self._ask(self._spill.size_bytes(spilled))
-            self._pump()
-            self._set_timer()
-            await asyncio.sleep(ROOM_LOOK_S)
-        return pins
+        while True:
+            if self._places.get(spilled) is not place:  # freed; the block may stand for another by now
+                raise LookupError(spilled)
+            pins = self._spill.restore(spilled)
+            if pins is not None or self._loop.time() > deadline_s:
+                return pins
+            await self._make_room(self._spill.size_bytes(spilled))
+            if spilled in self._ahead:
+                deadline_s = 0.0
+
+    async def _make_room(self, size_bytes: int) -> None:
+        """Until there may be some, a moment at most: what clients free rings nobody here."""
+        self._room_made.clear()
+        self._ask(size_bytes)
+        self._pump()
+        self._set_timer()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(ROOM_LOOK_S):
+                await self._room_made.wait()
 
     async def _fill(self, pins: Pins, place: Place) -> str | None:
         """What is wrong with its file, or None."""

@@ -1,11 +1,11 @@
-"""How much is to be spilled, by what was asked for and when."""
+"""How much is to be spilled, by what was asked for and when; what is read ahead."""
 
 from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actorflow.core.spilling import HOLD_S, Pressure
+from actorflow.core.spilling import HOLD_S, Pressure, Sequence
 
 CAPACITY = 1000
 
@@ -57,3 +57,34 @@ def test_never_more_than_the_store(asks: list[tuple[float, int, int, int]]) -> N
         now_s += passed_s
         pressure.ask(now_s, wanted, used, min(leaving, used))
         assert pressure.excess_bytes(now_s, used, 0) <= used
+
+
+def sequence_of(count: int) -> Sequence:
+    sequence = Sequence()
+    for value in range(100, 100 + count):
+        sequence.written(value)
+    return sequence
+
+
+def test_who_reads_in_the_order_of_writing_gets_the_next_ahead() -> None:
+    sequence = sequence_of(5)
+    assert sequence.asked(101) == [102]
+    assert sequence.asked(103) == [104]  # 102 was there already
+    assert sequence.asked(104) == []
+
+
+def test_nothing_is_read_ahead_in_any_other_order() -> None:
+    sequence = sequence_of(9)
+    for value in (103, 103, 108, 105, 104, 999, 107):
+        assert sequence.asked(value) == []
+
+
+def test_what_was_freed_is_not_read_ahead() -> None:
+    sequence = sequence_of(4)
+    sequence.forget(102)
+    sequence.forget(102)
+    assert sequence.asked(101) == []
+    assert sequence.asked(103) == []
+    sequence.written(102)
+    assert sequence.asked(103) == []
+    assert sequence.asked(102) == []
