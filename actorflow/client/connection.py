@@ -202,13 +202,14 @@ def _wait_for_end(process: subprocess.Popen[bytes], limit_s: float) -> None:
     """Waits until a child has ended and reaps it; Popen.wait with a timeout would look only every 50 ms."""
     if process.poll() is not None:
         return
-    pidfd = os.pidfd_open(process.pid)
-    try:
-        poll = select.poll()
-        poll.register(pidfd, select.POLLIN)
-        poll.poll(limit_s * 1000)
-    finally:
-        os.close(pidfd)
+    with contextlib.suppress(ProcessLookupError):  # another thread has reaped it meanwhile
+        pidfd = os.pidfd_open(process.pid)
+        try:
+            poll = select.poll()
+            poll.register(pidfd, select.POLLIN)
+            poll.poll(limit_s * 1000)
+        finally:
+            os.close(pidfd)
     process.poll()
 
 
