@@ -17,7 +17,7 @@ struct target {
   struct lane_entry *lanes;
   uint32_t lane_count, epoch;
   uint16_t slot;
-  bool ordered, shared;
+  bool shared;
 };
 
 static __thread uint16_t depth_now;
@@ -231,7 +231,7 @@ static PyObject *send_call(struct target *self, struct session *session, struct 
   af_off cell;
   uint32_t index;
   if (make_returns(session, out, returns - 1) < 0) return NULL;
-  if (!self->ordered && out->packed.argument_count) out->mailbox = self->mailbox;
+  if (out->packed.argument_count) out->mailbox = self->mailbox;
   if (make_call(session, out, &cell, &index) < 0) return NULL;
   if (out->return_count) name_returns(session, out, cell);
   if (out->raw) orphan(session, cell);
@@ -330,12 +330,8 @@ static PyObject *target_submit_first(PyObject *object, PyObject *args) {
   if (pack_call(session, &out, positional, kwargs) == 0 && make_call(session, &out, &cell, &index) == 0 &&
       (reference = hot_hold_new(hot.made_type, session, cell, index))) {
     struct af_client *client = &session->client;
-    uint32_t outer = af_op_begin(client, AF_OP_SUBMIT);
     orphan(session, cell);
-    af_block_hold(client, cell);
-    AF_AT(client, struct af_cell, cell)->mailbox = target_mailbox(self);
-    AF_AT(client, struct af_mailbox, target_mailbox(self))->first = cell;
-    af_op_end(client, outer);
+    af_cell_submit_first(client, target_mailbox(self), cell);
   }
   outgoing_clear(session, &out);
   return reference;
@@ -384,7 +380,6 @@ static PyObject *target_new(PyTypeObject *type, PyObject *args, PyObject *kwargs
   self->following = self->session->targets;
   if (self->following) self->following->previous = self;
   self->session->targets = self;
-  self->ordered = flags & AF_MAILBOX_ORDERED;
   self->shared = flags & AF_MAILBOX_SHARED;
   Py_INCREF(mailbox);
   self->mailbox = mailbox;

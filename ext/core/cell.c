@@ -44,7 +44,7 @@ static uint64_t room_for(uint64_t references, uint64_t bytes) { return reference
 
 int af_cell_create(struct af_client *client, uint32_t references, uint32_t bytes, uint32_t reserve, af_off *cell) {
   uint64_t room = room_for(references, bytes);
-  int status = cell_allocate(client, room > reserve ? room : reserve, references, AF_UNREAD, cell);
+  int status = cell_allocate(client, room > reserve ? room : reserve, references, AF_UNSENT, cell);
   if (status != AF_OK)
     return status;
   struct af_cell *made = cell_at(client, *cell);
@@ -98,11 +98,26 @@ static uint32_t first_unfinished(const struct af_client *client, af_off cell) {
   return i;
 }
 
+/* Others may see it from now on: those that walk the heap for the calls made within a call. */
+static void state_send(struct af_client *client, struct af_cell *of, enum af_phase phase) {
+  atomic_store_explicit(&of->state, af_state_of(client, phase), memory_order_release);
+}
+
+/* It is in no list. Gives `status`; AF_OK: it was cancelled meanwhile, and is not to be sent any more. */
+static int state_unsend(struct af_client *client, struct af_cell *of, int status) {
+  uint64_t state = atomic_load_explicit(&of->state, memory_order_acquire);
+  while (phase_of(state) == AF_WAITING || phase_of(state) == AF_UNREAD)
+    if (atomic_compare_exchange_weak_explicit(&of->state, &state, af_state_of(client, AF_UNSENT), memory_order_acq_rel,
+                                              memory_order_acquire))
+      return status;
+  return AF_OK;
+}
+
 /* The mailbox of a call that has to wait: ordered ones take their place in the lane at once. */
 static int submit_waiting(struct af_client *client, af_off lane, af_off cell) {
   struct af_cell *of = cell_at(client, cell);
   struct af_mailbox *mailbox = AF_AT(client, struct af_mailbox, of->mailbox);
-  atomic_store_explicit(&of->state, af_state_of(client, AF_WAITING), memory_order_relaxed);
+  state_send(client, of, AF_WAITING);
   if (atomic_load_explicit(&mailbox->closed, memory_order_acquire))
     return AF_CLOSED;
   if (lane != 0 && mailbox->block.flags & AF_MAILBOX_ORDERED) {
@@ -133,12 +148,24 @@ int af_cell_submit(struct af_client *client, af_off lane, af_off cell) {
   if (first_unfinished(client, cell) < of->arguments)
     status = submit_waiting(client, lane, cell);
   else {
-    atomic_store_explicit(&of->state, af_state_of(client, AF_UNREAD), memory_order_relaxed);
+    state_send(client, of, AF_UNREAD);
     if (lane != 0)
       status = af_lane_push(client, lane, cell);
   }
+  if (status != AF_OK)
+    status = state_unsend(client, of, status);
   af_op_end(client, outer);
   return status;
+}
+
+void af_cell_submit_first(struct af_client *client, af_off mailbox, af_off cell) {
+  struct af_cell *of = cell_at(client, cell);
+  uint32_t outer = af_op_begin(client, AF_OP_SUBMIT);
+  af_block_hold(client, cell);
+  of->mailbox = mailbox;
+  state_send(client, of, AF_UNREAD);
+  AF_AT(client, struct af_mailbox, mailbox)->first = cell;
+  af_op_end(client, outer);
 }
 
 /* ---- results ---- */
@@ -159,21 +186,38 @@ static bool returns_done(const struct af_client *client, af_off cell) {
   return true;
 }
 
+/* By the executor, before it writes a result over them. */
 static bool may_drop_references(const struct af_client *client, af_off cell) {
   return !atomic_load_explicit(&cell_at(client, cell)->pinned, memory_order_seq_cst) && /* SYNC POINT pin */
          returns_done(client, cell);
 }
 
-/* They are no longer the cell's before the first is dropped. */
+/* They are no longer the cell's before the first is dropped; of several who come to it one does it. */
 static void references_drop(struct af_client *client, af_off cell) {
-  struct af_cell *of = cell_at(client, cell);
   const af_off *references = af_cell_references(client, cell);
-  uint32_t count = of->references;
-  of->references = 0;
+  AF_POINT(client, 732);
+  uint32_t count = __atomic_exchange_n(&cell_at(client, cell)->references, 0, __ATOMIC_ACQ_REL);
   AF_POINT(client, 730);
   for (uint32_t i = 0; i < count; i++)
     if (references[i] != 0)
       af_block_drop(client, references[i]);
+}
+
+void af_cell_unpinned(struct af_client *client, af_off cell) {
+  if (atomic_load_explicit(&cell_at(client, cell)->pinned, memory_order_seq_cst) == AF_PINS_OVER)
+    references_drop(client, cell);
+}
+
+void af_cell_let_go(struct af_client *client, af_off cell) {
+  struct af_cell *of = cell_at(client, cell);
+  if (__atomic_load_n(&of->references, __ATOMIC_RELAXED) == 0)
+    return;
+  if (!(atomic_load_explicit(&of->pinned, memory_order_acquire) & AF_PINS_OVER)) {
+    if (!returns_done(client, cell))
+      return;
+    atomic_fetch_or_explicit(&of->pinned, AF_PINS_OVER, memory_order_seq_cst); /* SYNC POINT pin */
+  }
+  af_cell_unpinned(client, cell);
 }
 
 static int result_block(struct af_client *client, uint32_t references, uint64_t room, af_off *block,
@@ -225,12 +269,6 @@ static int done_set(struct af_client *client, struct af_cell *of) {
   return AF_FENCED;
 }
 
-static void done_finish(struct af_client *client, af_off cell) {
-  af_cell_finish(client, cell);
-  if (cell_at(client, cell)->references > 0 && may_drop_references(client, cell))
-    references_drop(client, cell);
-}
-
 static void op_cell_set(struct af_client *client, af_off cell) {
   atomic_store_explicit(&client->slot->op_cell, cell, memory_order_release);
 }
@@ -263,7 +301,7 @@ int af_cell_complete(struct af_client *client, af_off cell, af_off value, uint32
     status = done_set(client, of);
     AF_POINT(client, 741);
     if (status == AF_OK)
-      done_finish(client, cell);
+      af_cell_finish(client, cell);
     op_cell_set(client, 0);
   } else if (value != 0)
     af_block_drop(client, value);

@@ -1,7 +1,8 @@
 /* cell.h - cells: a call, its state, and the place of its result.
  *
- * Phases: WAITING (arguments not ready) -> UNREAD -> STARTED (slot, epoch) -> DONE; EXPECTED (a value that another call
- * produces: returns 2..n) -> DONE; CANCELLED = DONE with a cancellation as value. Each step is one CAS of `state`.
+ * Phases: UNSENT (its maker's alone) -> WAITING (arguments not ready) -> UNREAD -> STARTED (slot, epoch) -> DONE;
+ * EXPECTED (a value that another call produces: returns 2..n) -> DONE; CANCELLED = DONE with a cancellation as value.
+ * Each step is one CAS of `state`.
  * Guarantees: a result is written once and never changes; who sees DONE (acquire) sees the whole value; a process that
  * was declared dead (its STARTED was taken away) gets AF_FENCED and its answer is dropped.
  * Layout of the block: struct af_cell | references (af_off each, counted: arguments' cells, then mailbox, refs nested in
@@ -16,23 +17,31 @@
  * hold counted for the list). Whoever completes that cell moves it on to its next unfinished argument, or makes it
  * UNREAD: an ordered call lies in its lane already and only the bell is rung; an unordered one is put on the
  * mailbox' ready list.
+ * References are dropped by whoever STARTED the call, or made it DONE, unless they are pinned: by who moves the call on
+ * and may be looking at them. Who unpins last drops them then. So a call that is settled, cancelled say, refers to
+ * nothing any more, whoever keeps a reference to it.
  * Watchers: the first sits in `watch`; further ones in AF_KIND_FOLLOWER blocks on the same list as dependents.
  * DONE bears the slot and epoch of who completed it: only that one (or its coroner) serves the followers. It closes the
  * list, then serves its head and takes it off, one by one; the list stays in the cell until it is empty.
  * A crash leaves: a cell DONE by the dead with followers not served: slot.op_cell or op_pending names it and the coroner
  * serves the rest (a ring may be repeated); a call that is on its way (op_dependent): whether it got there cannot be
  * told, so the coroner sends a second entry (AF_KIND_FOLLOWER with `dependent`) after it; whichever comes first moves
- * the call's state, and the other finds it moved.
+ * the call's state, and the other finds it moved. Pinned by the dead: op_dependent says so (AF_PINNED), unless it died
+ * between the two: then the references stay until the cell is freed.
+ * SYNC POINT pin: pinned, then the look at the state; who starts or settles the call moves the state, then looks at
+ * `pinned`.
  * SYNC POINT cell-done: completer's release of state, waiter's acquire. */
 #ifndef AF_CELL_H
 #define AF_CELL_H
 #include "af.h"
 
-enum af_phase { AF_WAITING = 1, AF_UNREAD, AF_STARTED, AF_DONE, AF_EXPECTED };
+enum af_phase { AF_WAITING = 1, AF_UNREAD, AF_STARTED, AF_DONE, AF_EXPECTED, AF_UNSENT };
 #define AF_STATE_SLEEPER 0x100u    /* flag in the state word: a thread sleeps on its low half */
 #define AF_STATE_CLAIMED 0x200u    /* flag beside STARTED: nobody runs it, it is being settled (af_cell_settle) */
 #define AF_CELL_ITEM 1u            /* block.flags: an item of a stream */
 #define AF_FOLLOWERS_CLOSED 1ull   /* low bit of `followers`: none may be added */
+#define AF_PINS_OVER 0x8000u       /* flag in `pinned`: the cell is DONE, who unpins it last drops its references */
+#define AF_PINNED 1ull             /* low bit of a slot's op_dependent: it has the call's references pinned */
 
 /* state: [7:0] phase, [8] sleeper, [9] claimed, [31:16] slot, [63:32] epoch (of who STARTED it or made it DONE). Its low 32 bits are
  * the futex word. */
@@ -51,7 +60,7 @@ struct af_cell {
   uint64_t number;       /* call id: with slot and epoch of the caller */
   uint32_t caller, caller_epoch;
   uint32_t arguments;    /* first references: arguments' cells (dependencies) */
-  uint32_t references;   /* all references, counted, now (goes down as they are dropped) */
+  uint32_t references;   /* all references, counted, now (0 before they are dropped) */
   uint32_t returns;      /* of these the last ones: return cells 2..n */
   _Atomic uint32_t next_argument; /* dependents: index of the argument it follows now */
   uint32_t bytes;        /* of the arguments */
@@ -61,7 +70,7 @@ struct af_cell {
   _Atomic uint8_t cancel;/* enum af_cancel; see af_cell_cancel */
   uint8_t flags;
   uint16_t value_place;  /* 0: a small result overwrites the references; else it lies this many words behind the struct */
-  _Atomic uint16_t pinned; /* 1: its references stay until it is freed (coroner sent a second entry after it) */
+  _Atomic uint16_t pinned; /* by how many its references are looked at before it has started; AF_PINS_OVER */
   uint32_t attempt;      /* how often it was run before; whoever STARTED it, then its coroner */
   int32_t retries;       /* how often it may be run again, -1: always; written as `attempt` */
   uint32_t limit_ms;     /* how long an attempt may run, 0: no limit; for who runs it */
@@ -108,8 +117,11 @@ static inline af_off af_cell_followers(const struct af_client *client, af_off ce
 static inline uint8_t *af_cell_bytes(const struct af_client *client, af_off cell); /* arguments */
 static inline af_off *af_cell_value(const struct af_client *client, af_off cell);
 /* Sends a filled call. Ready: pushed to `lane`, UNREAD. Not ready: ORDERED: pushed WAITING; else kept by the cell it
- * waits for. AF_FULL / AF_CLOSED: nothing happened, the caller still has it. */
+ * waits for. AF_FULL / AF_CLOSED: nothing happened, the caller still has it. AF_OK also for one that was cancelled while
+ * it was tried, by who visits the calls made within a call (af_cell_each_child). */
 int af_cell_submit(struct af_client *client, af_off lane, af_off cell);
+/* Makes a filled call the mailbox' first: UNREAD, whether its arguments are ready or not. */
+void af_cell_submit_first(struct af_client *client, af_off mailbox, af_off cell);
 /* A cell that is DONE from the start (the caller writes references and bytes before others see it), or EXPECTED (returns
  * 2..n). */
 int af_cell_value_create(struct af_client *client, uint32_t references, uint32_t bytes, af_off *cell);
@@ -129,8 +141,7 @@ int af_cell_complete(struct af_client *client, af_off cell, af_off value, uint32
                      uint8_t format);
 /* Coroner, mailbox_close, cancel: settles a cell of any unfinished phase, and its return cells, with a shared error value
  * (an AF_KIND_BYTES block; counted; 0: no bytes). `expected_state`: only if the state is still that (0: any but STARTED
- * and DONE). AF_BUSY otherwise. Whoever STARTED it must have ended. Its references stay until it is freed, because
- * others may be looking at them. */
+ * and DONE). AF_BUSY otherwise. Whoever STARTED it must have ended. Its references are dropped. */
 int af_cell_fail(struct af_client *client, af_off cell, uint64_t expected_state, af_off error, uint8_t format);
 /* The maker, before it is sent, references and bytes being known: it may be run `retries` times more (-1: always). */
 void af_cell_allow_retries(struct af_client *client, af_off cell, int32_t retries);
@@ -198,6 +209,13 @@ static inline uint32_t af_cell_phase(const struct af_client *client, af_off cell
 }
 
 /* Between cell.c, follow.c, retry.c and coroner.c. */
+/* By whoever made the cell DONE, or its coroner, last: its references are dropped, unless a return cell may still have
+ * to be found through them, or they are pinned. Repeatable. */
+void af_cell_let_go(struct af_client *client, af_off cell);
+/* A process (the slot's: its own or the dead's) no longer looks at the references of a call that it had pinned. */
+void af_cell_unpin(struct af_client *client, struct af_slot *slot, af_off call);
+/* Drops the references of a DONE cell that somebody unpinned last and may not have come to drop. Repeatable. */
+void af_cell_unpinned(struct af_client *client, af_off cell);
 #define AF_STATE_PHASE 0xffull
 static inline uint64_t af_state_of(const struct af_client *client, enum af_phase phase) {
   return (uint64_t)client->epoch << 32 | (uint64_t)client->slot_index << 16 | (uint64_t)phase;

@@ -113,15 +113,14 @@ static void call_close(struct settling *settling, af_off call) {
 
 /* ---- the operation it died in ---- */
 
-/* Whether the call got where it was going cannot be told: a second entry is sent after it. From `pinned` on its
- * references stay, so that the second entry can be moved along them whatever the first one does. */
+/* Whether the call got where it was going cannot be told: a second entry is sent after it. */
 static int call_resume(struct settling *settling, af_off call) {
   struct af_client *node = settling->node;
+  uint32_t phase = af_cell_phase(node, call);
   af_off entry;
-  atomic_store_explicit(&cell_at(node, call)->pinned, 1, memory_order_seq_cst); /* SYNC POINT pin */
-  uint64_t phase = atomic_load_explicit(&cell_at(node, call)->state, memory_order_seq_cst) & AF_STATE_PHASE;
   if (phase != AF_WAITING && phase != AF_UNREAD) {
     call_close(settling, call);
+    af_cell_unpinned(node, call);
     return AF_OK;
   }
   if (af_cell_entry(node, call, &entry) != AF_OK)
@@ -132,9 +131,12 @@ static int call_resume(struct settling *settling, af_off call) {
 
 static int dependent_settle(struct settling *settling) {
   struct af_slot *slot = settling->slot;
-  af_off call = atomic_load_explicit(&slot->op_dependent, memory_order_acquire);
+  uint64_t word = atomic_load_explicit(&slot->op_dependent, memory_order_acquire);
   uint32_t generation = atomic_load_explicit(&slot->op_generation, memory_order_relaxed);
+  af_off call = word & ~(af_off)AF_PINNED;
   if (call != 0 && af_block_revive(settling->node, call, generation, AF_KIND_CELL) == AF_OK) {
+    if (word & AF_PINNED)
+      af_cell_unpin(settling->node, slot, call);
     int status = call_resume(settling, call);
     af_block_drop(settling->node, call);
     if (status != AF_OK)

@@ -98,7 +98,7 @@ static void settle_returns(struct af_client *client, af_off cell, af_off error, 
 }
 
 /* An ordered call that waited may hold back its lane. Its references, the mailbox among them, are there until it has a
- * result. */
+ * result, or is settled. */
 static void lane_release(struct af_client *client, const struct af_cell *of) {
   if (of->place != 0 && of->references > 0)
     af_mailbox_mail(client, of->mailbox, of->place);
@@ -155,13 +155,9 @@ static void deliver_unread(struct af_client *client, struct af_mailbox *mailbox,
   af_block_drop(client, entry);
 }
 
-/* The mailbox is counted meanwhile: the call that kept it may be over before its bell is rung. */
-static void deliver(struct af_client *client, af_off entry) {
-  struct af_cell *call = cell_at(client, af_entry_call(client, entry));
-  af_off mailbox = call->mailbox;
-  af_block_hold(client, mailbox);
-  AF_POINT(client, 760);
-  if (make_unread(call)) {
+/* The mailbox is counted, and discounted here: the call that kept it may be over before its bell is rung. */
+static void deliver(struct af_client *client, af_off entry, af_off mailbox) {
+  if (make_unread(cell_at(client, af_entry_call(client, entry)))) {
     AF_POINT(client, 761);
     deliver_unread(client, AF_AT(client, struct af_mailbox, mailbox), entry);
   } else
@@ -171,23 +167,65 @@ static void deliver(struct af_client *client, af_off entry) {
   af_block_drop(client, mailbox);
 }
 
-/* To the list of the next unfinished argument, or to its reader. */
-static void entry_advance(struct af_client *client, af_off entry) {
-  af_off call = af_entry_call(client, entry);
+void af_cell_unpin(struct af_client *client, struct af_slot *slot, af_off call) {
+  struct af_cell *of = cell_at(client, call);
+  atomic_store_explicit(&slot->op_dependent, call, memory_order_release);
+  if (atomic_fetch_sub_explicit(&of->pinned, 1, memory_order_seq_cst) & AF_PINS_OVER) /* SYNC POINT pin */
+    af_cell_unpinned(client, call);
+}
+
+/* False: the call has started or is settled, so that what it refers to may be gone. */
+static bool references_pin(struct af_client *client, af_off call) {
+  struct af_cell *of = cell_at(client, call);
+  atomic_fetch_add_explicit(&of->pinned, 1, memory_order_seq_cst); /* SYNC POINT pin */
+  AF_POINT(client, 758);
+  atomic_store_explicit(&client->slot->op_dependent, call | AF_PINNED, memory_order_release);
+  AF_POINT(client, 759);
+  uint64_t phase = atomic_load_explicit(&of->state, memory_order_seq_cst) & AF_STATE_PHASE;
+  if (phase == AF_WAITING || phase == AF_UNREAD)
+    return true;
+  af_cell_unpin(client, client->slot, call);
+  return false;
+}
+
+/* What the call needs next, counted: an argument that is not done, or (*ready) its mailbox. 0: nothing any more. */
+static af_off next_needed(struct af_client *client, af_off call, bool *ready) {
   struct af_cell *of = cell_at(client, call);
   const af_off *references = af_cell_references(client, call);
+  if (!references_pin(client, call))
+    return 0;
   uint32_t i = atomic_load_explicit(&of->next_argument, memory_order_relaxed);
-  for (; i < of->arguments && !af_cell_is_done(client, call); i++) { /* done: cancelled, it follows nothing any more */
-    if (af_cell_is_done(client, references[i]))
-      continue;
+  while (i < of->arguments && af_cell_is_done(client, references[i]))
+    i++;
+  *ready = i == of->arguments;
+  if (!*ready)
     atomic_store_explicit(&of->next_argument, i, memory_order_relaxed);
-    AF_POINT(client, 757);
-    if (af_cell_link(client, references[i], entry)) {
-      af_cell_on_its_way(client, 0);
+  af_off needed = *ready ? of->mailbox : references[i];
+  af_block_hold(client, needed);
+  AF_POINT(client, 757);
+  af_cell_unpin(client, client->slot, call);
+  AF_POINT(client, 760);
+  return needed;
+}
+
+/* To the list of the next unfinished argument, or to its reader. One that is cancelled follows nothing any more. */
+static void entry_advance(struct af_client *client, af_off entry) {
+  af_off needed, call = af_entry_call(client, entry);
+  bool ready = false;
+  while ((needed = next_needed(client, call, &ready)) != 0) {
+    if (ready) {
+      deliver(client, entry, needed);
       return;
     }
+    bool linked = af_cell_link(client, needed, entry);
+    if (linked)
+      af_cell_on_its_way(client, 0);
+    af_block_drop(client, needed);
+    if (linked)
+      return;
   }
-  deliver(client, entry);
+  af_cell_on_its_way(client, 0);
+  af_block_drop(client, entry);
 }
 
 /* ---- serving ---- */
@@ -225,6 +263,7 @@ static void finish_one(struct af_client *client, af_off cell) {
     af_ring(client, watch);
   AF_POINT(client, 742);
   followers_serve(client, cell);
+  af_cell_let_go(client, cell);
 }
 
 /* Calls settled on the way. What is served here may put more on top; an entry is then finished once more, and there is

@@ -141,6 +141,7 @@ enum af_operation {
   X(722, "flag says that a thread sleeps, it does not yet") \
   X(730, "references disowned, not dropped") \
   X(731, "result block: references cleared, not owned") \
+  X(732, "references given up, not disowned") \
   X(740, "result linked, cell not done") \
   X(741, "cell done, nobody told") \
   X(742, "watch rung, followers not served") \
@@ -155,8 +156,10 @@ enum af_operation {
   X(754, "return cell claimed") \
   X(755, "return cell settled, not pending") \
   X(756, "call claimed, its return cells not settled") \
-  X(757, "next argument chosen, not followed") \
-  X(760, "mailbox of a ready call counted") \
+  X(757, "next argument, or mailbox, counted; references still pinned") \
+  X(758, "references pinned, not marked") \
+  X(759, "references pinned and marked, state not looked at") \
+  X(760, "next argument, or mailbox, counted; not followed, not delivered") \
   X(761, "ready call unread, not delivered") \
   X(762, "ready call delivered, its entry not discounted") \
   X(763, "ready call delivered, its mailbox not discounted") \

@@ -187,7 +187,7 @@ static int call_send(struct af_client *node, af_off cell) {
   int status = af_cell_entry(node, cell, &entry);
   if (status != AF_OK)
     return status;
-  atomic_store_explicit(&cell_at(node, cell)->state, af_state_of(node, AF_WAITING), memory_order_relaxed);
+  atomic_store_explicit(&cell_at(node, cell)->state, af_state_of(node, AF_WAITING), memory_order_release);
   af_cell_on_its_way(node, cell);
   af_cell_advance(node, entry);
   return AF_OK;

@@ -27,7 +27,7 @@ struct af_slot {
   _Atomic uint32_t op_generation; /* of op_dependent */
   _Atomic uint64_t op_cell;       /* cell that is being completed; DONE by this (slot, epoch): its followers are served */
   _Atomic uint64_t op_pending;    /* further cells made DONE on the way and not yet served: list through block.next */
-  _Atomic uint64_t op_dependent;  /* call that is being sent, moved on or made ready; not counted */
+  _Atomic uint64_t op_dependent;  /* call that is being sent, moved on or made ready; not counted; low bit: AF_PINNED */
   _Atomic uint64_t hold_ops;      /* counts every change of a hold: the audit's sequence */
   _Atomic uint64_t running;       /* call that user code is in; cell offset (main thread) */
   _Atomic uint64_t serving;       /* task queue (mailbox) being read, 0: none */

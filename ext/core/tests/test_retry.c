@@ -175,8 +175,7 @@ static void test_first(void) {
   uint32_t hold, taken_hold;
   CHECK_OK(call_make(node, scene.mailbox, 1, NULL, 0, &first, &hold));
   af_cell_allow_retries(node, first, -1);
-  af_block_hold(node, first);
-  mailbox_of(node, scene.mailbox)->first = first;
+  af_cell_submit_first(node, scene.mailbox, first);
   CHECK_OK(af_hold_take(&scene.victim, first, &taken_hold));
   CHECK_OK(af_cell_start(&scene.victim, first));
   CHECK_OK(af_cell_retry(&scene.victim, first)); /* the constructor has returned */
