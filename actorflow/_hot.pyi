@@ -476,7 +476,6 @@ class Board:
         """Rings on each push to the mailbox; `note` is handed out by poll each time it was rung.
         Returns the token for forget."""
 
-    def watch_room(self, target: Target, note: object) -> int: ...
     def attend(self, mailbox: Hold, note: object) -> int:
         """Node: arms the mailbox's node bell: rings once when a push finds no reader to wake (at once when there is
         mail); arm again with rearm. Returns the token."""

@@ -190,7 +190,6 @@ int hot_wait_room(struct session *session, uint64_t bytes, struct hot_room *room
 /* hot_target.c */
 int hot_add_target(PyObject *module);
 /* This process' lane to the target's mailbox, if it has one; 0. */
-af_off hot_target_lane(PyObject *target, struct session **session);
 void hot_close_lanes(struct session *session);
 /* What calls made by this thread from now on are nested in: a call (by name; 0: none), `depth` deep. */
 void hot_nest(uint16_t depth, af_off parent, uint32_t generation);

@@ -10,9 +10,9 @@
 
 #define POLL_MOST 1024u /* tokens handed out by one poll: the loop gets its turn between */
 
-enum entry_kind { ENTRY_FREE = 0, ENTRY_CELL, ENTRY_MAILBOX, ENTRY_ATTENDED, ENTRY_ROOM, ENTRY_END };
+enum entry_kind { ENTRY_FREE = 0, ENTRY_CELL, ENTRY_MAILBOX, ENTRY_ATTENDED, ENTRY_END };
 struct entry {
-  PyObject *watched; /* Reference, Hold of a mailbox, Target, Writer or Reader: kept alive */
+  PyObject *watched; /* Reference, Hold of a mailbox, Writer or Reader: kept alive */
   PyObject *note;
   uint32_t next_free;
   uint8_t kind;
@@ -21,7 +21,7 @@ struct board {
   PyObject_HEAD
   struct session *session;
   struct entry *entries;
-  uint32_t room, first_free, fresh, pending, ends; /* pending: cells and rooms watched; ends: of channels */
+  uint32_t room, first_free, fresh, pending, ends; /* pending: cells watched; ends: of channels */
   uint8_t index;
   bool open;
 };
@@ -61,7 +61,7 @@ static PyObject *entry_end(struct board *self, uint32_t token) {
   struct entry entry = self->entries[token];
   self->entries[token] = (struct entry){.next_free = self->first_free};
   self->first_free = token;
-  if (entry.kind == ENTRY_CELL || entry.kind == ENTRY_ROOM) self->pending--;
+  if (entry.kind == ENTRY_CELL) self->pending--;
   if (entry.kind == ENTRY_END) self->ends--;
   Py_DECREF(entry.watched);
   return entry.note;
@@ -165,23 +165,6 @@ static PyObject *board_forget(PyObject *object, PyObject *number) {
   Py_RETURN_NONE;
 }
 
-static PyObject *board_watch_room(PyObject *object, PyObject *args) {
-  struct board *self = live_board(object);
-  PyObject *target, *note;
-  struct session *session;
-  if (!self || !PyArg_ParseTuple(args, "OO", &target, &note)) return NULL;
-  af_off lane = hot_target_lane(target, &session);
-  if (!lane) return NULL;
-  uint32_t token = entry_take(self);
-  if (token == NO_TOKEN) return PyLong_FromLong(-1);
-  entry_set(self, token, ENTRY_ROOM, target, note);
-  self->pending++;
-  struct af_lane *box = AF_AT(&session->client, struct af_lane, lane);
-  atomic_store(&box->room_watch, watch_of(self, token));
-  if (atomic_load(&box->pushed) - atomic_load(&box->taken) < box->credit) af_ring(&session->client, watch_of(self, token));
-  return PyLong_FromUnsignedLong(token);
-}
-
 /* The note of a rung token, or NULL when there is nothing to hand out. */
 static PyObject *note_for(struct board *self, uint32_t token) {
   if (token >= self->fresh) return NULL;
@@ -190,7 +173,6 @@ static PyObject *note_for(struct board *self, uint32_t token) {
     case ENTRY_CELL:
       if (!af_cell_is_done(&self->session->client, ((struct hold *)entry->watched)->block)) return NULL;
       return entry_end(self, token);
-    case ENTRY_ROOM: return entry_end(self, token);
     case ENTRY_END:
       if (hot_end_look((struct end *)entry->watched) == AF_EMPTY) return NULL;
       __attribute__((fallthrough));
@@ -337,7 +319,6 @@ static PyMethodDef methods[] = {
     {"rearm", board_rearm, METH_O, NULL},
     {"watch_end", board_watch_end, METH_VARARGS, NULL},
     {"forget", board_forget, METH_O, NULL},
-    {"watch_room", board_watch_room, METH_VARARGS, NULL},
     {"poll", (PyCFunction)(void (*)(void))board_poll, METH_FASTCALL, NULL},
     {"arm", board_arm, METH_NOARGS, NULL},
     {"disarm", board_disarm, METH_NOARGS, NULL},

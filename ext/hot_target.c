@@ -68,14 +68,6 @@ static int find_lane(struct target *self, struct af_client *client, af_off *lane
   return open_lane(self, client, depth, lane);
 }
 
-af_off hot_target_lane(PyObject *object, struct session **session) {
-  if (!PyObject_TypeCheck(object, hot.target_type)) { PyErr_SetString(PyExc_TypeError, "expected a Target"); return 0; }
-  struct target *self = (struct target *)object;
-  af_off lane = 0;
-  if (!(*session = target_session(self)) || find_lane(self, &(*session)->client, &lane) < 0) return 0;
-  return lane;
-}
-
 /* -- one call -- */
 
 struct outgoing {

@@ -225,15 +225,12 @@ af_off af_lane_head(struct af_client *client, af_off lane) {
 
 /* The look at `room` may come before others see `taken`; then the writer's timed look finds the room. */
 static void room_tell(struct af_client *client, struct af_lane *lane, uint64_t taken) {
-  if (atomic_load_explicit(&lane->room, memory_order_relaxed) == 0 &&
-      atomic_load_explicit(&lane->room_watch, memory_order_relaxed) == 0)
+  if (atomic_load_explicit(&lane->room, memory_order_relaxed) == 0 ||
+      atomic_load_explicit(&lane->pushed, memory_order_relaxed) - taken > lane->credit / 2)
     return;
-  if (atomic_load_explicit(&lane->pushed, memory_order_relaxed) - taken > lane->credit / 2)
-    return;
-  if (atomic_exchange_explicit(&lane->room, 0, memory_order_acq_rel) != 0)
-    af_futex_wake(&lane->room, UINT32_MAX);
+  atomic_store_explicit(&lane->room, 0, memory_order_release);
   AF_POINT(client, 631);
-  af_ring(client, atomic_exchange_explicit(&lane->room_watch, 0, memory_order_acq_rel));
+  af_futex_wake(&lane->room, UINT32_MAX);
 }
 
 void af_lane_advance(struct af_client *client, af_off lane, af_off cell) {

@@ -8,7 +8,7 @@
  * Calls whose arguments became ready later (unordered mailboxes), and those that are run again, come over the `ready` list: whoever made one ready
  * links it there through its own block.next, so that needs no memory, no lane and no credit. Any process pushes; only
  * the reader pops, so there is no ABA; it turns the list round into `queue`, first ready first read.
- * Credit: a lane holds at most `credit` unread calls; its writer waits on lane->room (futex or watch).
+ * Credit: a lane holds at most `credit` unread calls; its writer waits on lane->room (futex).
  * Waking: of several idle readers one spins (`spinner`), the others sleep on `bell`; a push wakes one sleeper only when
  * nobody spins; a reader that takes a call and sees more mail wakes the next one (so a burst wakes one after another).
  * If there is nobody to wake, the node's bell is rung (once, until the node arms it again).
@@ -77,7 +77,6 @@ struct af_lane {
   uint32_t credit;
   _Atomic uint32_t orphan;            /* 1: writer is gone; the reader frees the lane once it is empty */
   _Atomic uint32_t room;              /* futex word: 1: the writer waits for room */
-  _Atomic af_watch room_watch;
   _Alignas(AF_LINE) af_off tail_chunk;/* writer */
   uint64_t taken_seen;
   _Atomic uint64_t pushed;

@@ -107,7 +107,7 @@ enum af_operation {
   X(614, "push: call published, mail bit not set") \
   X(620, "writer waits for room, has not looked again") \
   X(630, "reader at the next chunk, the old one not freed") \
-  X(631, "reader woke the writer, its watch not rung") \
+  X(631, "writer's mark taken, not woken") \
   X(632, "reader stepped on, call not discounted") \
   X(640, "actor: mailbox counted, not referred to") \
   X(641, "a sleeper is to be woken, bell not rung") \

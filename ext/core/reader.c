@@ -223,7 +223,6 @@ static void lane_drain(struct af_client *client, struct af_mailbox *mailbox, af_
   struct af_lane *of = AF_AT(client, struct af_lane, lane);
   if (atomic_exchange_explicit(&of->room, 0, memory_order_seq_cst) != 0)
     af_futex_wake(&of->room, UINT32_MAX); /* its writer is to learn that it is closed */
-  af_ring(client, atomic_exchange_explicit(&of->room_watch, 0, memory_order_seq_cst));
 }
 
 /* Under the lock. Whoever reads a closed mailbox settles what is in it. */

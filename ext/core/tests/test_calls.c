@@ -150,15 +150,18 @@ static void test_credit(void) {
   client_share(&node, &client);
   mailbox_make(&node, AF_MAILBOX_ORDERED, 10, &mailbox, &mailbox_hold);
   CHECK_OK(af_lane_open(&client, mailbox, 0, &lane));
+  const _Atomic uint32_t *room = &AF_AT(&node, struct af_lane, lane)->room;
   for (uint32_t i = 0; i < 10; i++)
     send_only(&client, lane, i);
   CHECK(call_send(&client, lane, 10, &cell, &hold) == AF_FULL, "credit is used up");
   CHECK(af_lane_wait_room(&client, lane, 1) == AF_TIMEOUT, "no room");
   serve_one(&node, mailbox);
+  CHECK(atomic_load(room) == 1, "not told before half of the credit is there");
   CHECK_OK(af_lane_wait_room(&client, lane, 1));
   send_only(&client, lane, 10);
   for (uint32_t i = 1; i <= 10; i++)
     CHECK(serve_one(&node, mailbox) == i, "in order");
+  CHECK(atomic_load(room) == 0, "told");
   /* a writer that is much faster than the reader is held back, and loses no wake */
   struct writer writer = {&client, lane, ROUNDS(20000)};
   pthread_t thread;
@@ -172,26 +175,6 @@ static void test_credit(void) {
   client_unshare(&client);
   af_hold_drop(&node, mailbox_hold);
   audit_clean(&node, 0);
-  af_segment_unmap(&node);
-}
-
-static void test_room_watch(void) {
-  struct af_client node;
-  af_off mailbox, lane, board;
-  uint32_t hold, token;
-  uint8_t index;
-  segment_make(&node, 8 * MIB, MIB, 0);
-  mailbox_make(&node, 0, 4, &mailbox, &hold);
-  CHECK_OK(af_lane_open(&node, mailbox, 0, &lane));
-  CHECK_OK(af_board_create(&node, &index, &board));
-  for (uint32_t i = 0; i < 4; i++)
-    send_only(&node, lane, i);
-  AF_AT(&node, struct af_lane, lane)->room_watch = af_watch_make(0, node.epoch, index, 77);
-  serve_one(&node, mailbox);
-  CHECK(af_board_take(&node, index, &token, 1, false) == 0, "not before half of the credit is there");
-  serve_one(&node, mailbox);
-  CHECK(af_board_take(&node, index, &token, 1, false) == 1 && token == 77, "rung");
-  af_hold_drop(&node, hold);
   af_segment_unmap(&node);
 }
 
@@ -319,7 +302,6 @@ int main(void) {
   RUN(test_deepest_first);
   RUN(test_orphans);
   RUN(test_credit);
-  RUN(test_room_watch);
   RUN(test_close);
   RUN(test_first);
   RUN(test_waiting_head);

@@ -206,8 +206,6 @@ static void fill_lane(struct victim *victim) {
     made_drop(client, &made);
   made_drop(client, &made);
   af_lane_wait_room(client, lane, 1);
-  atomic_store(&AF_AT(client, struct af_lane, lane)->room_watch,
-               af_watch_make(client->slot_index, client->epoch, victim->board, 9));
   while (sent-- > 0)
     read_one(victim, victim->world->own[0]);
 }
