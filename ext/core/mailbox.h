@@ -107,7 +107,7 @@ void af_lane_close(struct af_client *client, af_off lane);
 
 /* Takes the next call that can start: cell STARTED by this client; its hold is recorded and handed to the caller.
  * AF_EMPTY: nothing that can start (SHARED: or active >= allowed); AF_CLOSED: closed and empty; AF_BUSY: another reader
- * holds the lock. An unready call of an unordered mailbox is not met here: it is not in a lane until it is ready. */
+ * holds the lock; AF_BAD: its mail bits are garbage. An unready call of an unordered mailbox is not met here: it is not in a lane until it is ready. */
 int af_mailbox_take(struct af_client *client, af_off mailbox, af_off *cell, uint32_t *hold);
 /* Something to take? A cheap look at the mail bits. [no GIL] */
 bool af_mailbox_has_mail(const struct af_client *client, af_off mailbox);

@@ -48,15 +48,17 @@ struct pick { /* where the next call comes from */
   int depth;           /* -1: none */
 };
 
-/* Deepest first; among equals the one that comes first after the last one taken. */
-static void pick_lane(struct af_client *client, struct af_mailbox *mailbox, struct pick *pick) {
+/* Deepest first; among equals the one that comes first after the last one taken. AF_BAD: bits of no lane are set. */
+static int pick_lane(struct af_client *client, struct af_mailbox *mailbox, struct pick *pick) {
   struct af_lane_page *page = &mailbox->page;
   uint32_t base = 0, best = 0;
   *pick = (struct pick){.depth = -1};
   for (;; base += AF_PAGE_LANES) {
     uint64_t mail = atomic_load_explicit(&page->mail, memory_order_acquire);
+    if (mail >> AF_PAGE_LANES != 0)
+      return AF_BAD;
     for (; mail != 0; mail &= mail - 1) {
-      uint32_t bit = (uint32_t)__builtin_ctzll(mail) % AF_PAGE_LANES, distance = base + bit - mailbox->turn;
+      uint32_t bit = (uint32_t)__builtin_ctzll(mail), distance = base + bit - mailbox->turn;
       int depth = atomic_load_explicit(&page->depth[bit], memory_order_relaxed);
       if (depth > pick->depth || (depth == pick->depth && distance < best)) {
         *pick = (struct pick){page, bit, base + bit, depth};
@@ -65,7 +67,7 @@ static void pick_lane(struct af_client *client, struct af_mailbox *mailbox, stru
     }
     af_off next = atomic_load_explicit(&page->next, memory_order_acquire);
     if (next == 0)
-      return;
+      return AF_OK;
     page = &AF_AT(client, struct af_lanes_block, next)->page;
   }
 }
@@ -194,7 +196,8 @@ static int take_queue(struct af_client *client, struct af_mailbox *mailbox, af_o
 static int take_next(struct af_client *client, struct af_mailbox *mailbox, af_off *cell, uint32_t *hold) {
   for (;;) {
     struct pick pick;
-    pick_lane(client, mailbox, &pick);
+    if (pick_lane(client, mailbox, &pick) != AF_OK)
+      return AF_BAD;
     af_off ready = queue_head(client, mailbox);
     int depth = ready == 0 ? -1 : cell_at(client, af_entry_call(client, ready))->depth;
     if (ready == 0 && pick.depth < 0)

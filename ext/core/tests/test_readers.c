@@ -238,6 +238,35 @@ static void test_threads_inside(void) {
   af_segment_unmap(&node);
 }
 
+/* Bits of lanes that no page has: said, not looped over; closing settles what there is. */
+static void test_garbage_mail(void) {
+  for (uint8_t flags = AF_MAILBOX_ORDERED; flags <= AF_MAILBOX_SHARED; flags++) {
+    struct af_client node;
+    af_off mailbox, lane, sent, cell;
+    uint32_t hold, sent_hold, cell_hold, error_hold;
+    segment_make(&node, 8 * MIB, MIB, 0);
+    af_off error = error_make(&node, &error_hold);
+    mailbox_make(&node, flags, 100, &mailbox, &hold);
+    CHECK_OK(af_lane_open(&node, mailbox, 0, &lane));
+    CHECK_OK(call_send(&node, lane, 1, &sent, &sent_hold));
+    if (flags & AF_MAILBOX_SHARED) {
+      af_mailbox_join(&node, mailbox);
+      CHECK(af_mailbox_allow(&node, mailbox, 1) == 1, "allowed");
+    }
+    atomic_fetch_or(&mailbox_of(&node, mailbox)->page.mail, 1ull << 50);
+    CHECK(af_mailbox_take(&node, mailbox, &cell, &cell_hold) == AF_BAD, "garbage");
+    CHECK(active(&node, mailbox) == 0 && mailbox_of(&node, mailbox)->lock == 0, "nothing is kept");
+    CHECK_OK(af_mailbox_close(&node, mailbox, error, 9));
+    CHECK(cell_of(&node, sent)->value == error && !af_mailbox_has_mail(&node, mailbox), "settled");
+    af_mailbox_leave(&node, mailbox);
+    af_hold_drop(&node, sent_hold);
+    af_hold_drop(&node, error_hold);
+    af_hold_drop(&node, hold);
+    audit_clean(&node, 0);
+    af_segment_unmap(&node);
+  }
+}
+
 /* A reader that waits is woken by a push, by capacity, by another's block, whatever it is doing just then. */
 struct sleeper { struct af_client client; af_off mailbox; uint32_t calls; uint64_t spin_ns; };
 
@@ -284,6 +313,7 @@ int main(void) {
   RUN(test_readers_in_processes);
   RUN(test_capacity);
   RUN(test_threads_inside);
+  RUN(test_garbage_mail);
   RUN(test_wakes);
   return 0;
 }
