@@ -398,8 +398,10 @@ int af_coroner_settle(struct af_client *node, uint32_t slot, uint32_t epoch, boo
   af_op_end(node, outer);
   if (status != AF_OK)
     return status;
-  if (settlement->inside_operation)
+  if (settlement->inside_operation) {
+    af_slot_unreserve_unfilled(node, slot);
     recount(&settling);
+  }
   atomic_store_explicit(&of->op, 0, memory_order_relaxed);
   atomic_store_explicit(&of->owner, af_slot_word(epoch_next(epoch), AF_SLOT_FREE), memory_order_release);
   return AF_OK;

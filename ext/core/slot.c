@@ -59,20 +59,34 @@ static void slot_clear(struct af_slot *slot) {
   atomic_store_explicit(&slot->marks, 0, memory_order_relaxed);
 }
 
-static bool slot_reserve_this(struct af_slot *slot, uint32_t *epoch) {
+static uint64_t reserving_word(uint32_t epoch, uint32_t reserver) {
+  return af_slot_word(epoch, AF_SLOT_RESERVED) | (uint64_t)(reserver + 1) << 8;
+}
+
+static bool slot_reserve_this(const struct af_client *client, struct af_slot *slot, uint32_t *epoch) {
   uint64_t owner = atomic_load_explicit(&slot->owner, memory_order_relaxed);
   if (af_slot_state_of(owner) != AF_SLOT_FREE)
     return false;
   *epoch = af_slot_epoch_of(owner) == 0 ? 1 : af_slot_epoch_of(owner);
-  return atomic_compare_exchange_strong_explicit(&slot->owner, &owner, af_slot_word(*epoch, AF_SLOT_RESERVED),
+  return atomic_compare_exchange_strong_explicit(&slot->owner, &owner, reserving_word(*epoch, client->slot_index),
                                                  memory_order_acquire, memory_order_relaxed);
+}
+
+void af_slot_unreserve_unfilled(struct af_client *client, uint32_t reserver) {
+  for (uint32_t i = 0; i < client->header->slot_count; i++) {
+    struct af_slot *slot = af_slot_at(client, i);
+    uint64_t owner = atomic_load_explicit(&slot->owner, memory_order_acquire);
+    uint32_t epoch = af_slot_epoch_of(owner);
+    if (owner == reserving_word(epoch, reserver))
+      atomic_store_explicit(&slot->owner, af_slot_word(epoch_next(epoch), AF_SLOT_FREE), memory_order_release);
+  }
 }
 
 /* Lowest first, so that few pages of the table are ever touched. */
 int af_slot_reserve(struct af_client *client, uint32_t role, uint32_t job, uint32_t *index, uint32_t *epoch) {
   for (uint32_t i = 0; i < client->header->slot_count; i++) {
     struct af_slot *slot = af_slot_at(client, i);
-    if (!slot_reserve_this(slot, epoch))
+    if (!slot_reserve_this(client, slot, epoch))
       continue;
     AF_POINT(client, 100);
     slot_clear(slot);
@@ -80,6 +94,7 @@ int af_slot_reserve(struct af_client *client, uint32_t role, uint32_t job, uint3
     slot->role = role;
     slot->job = job;
     slot->parent = role == AF_ROLE_FORK ? client->slot_index + 1u : 0;
+    atomic_store_explicit(&slot->owner, af_slot_word(*epoch, AF_SLOT_RESERVED), memory_order_release);
     *index = i;
     return AF_OK;
   }

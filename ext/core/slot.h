@@ -15,7 +15,8 @@ enum af_role { AF_ROLE_NODE = 0, AF_ROLE_DRIVER, AF_ROLE_WORKER, AF_ROLE_FORK };
 #define AF_BOARDS 8 /* chains of them: board n is in chain n % AF_BOARDS, n / AF_BOARDS links down (wait.h) */
 
 struct af_slot {
-  _Atomic uint64_t owner; /* [63:32] epoch, [7:0] enum af_slot_state */
+  _Atomic uint64_t owner; /* [63:32] epoch, [31:8] while a slot is filled in: slot + 1 of who reserves it, [7:0] enum
+                           * af_slot_state */
   uint32_t pid;
   uint32_t role;          /* enum af_role */
   uint32_t job;
@@ -67,6 +68,8 @@ int af_slot_claim(struct af_client *client, uint32_t index, uint32_t epoch);
 /* Gives a slot back that was reserved and never claimed, and drops what a fork has copied into it. Nothing while the
  * parent is still at that: to be called again. */
 void af_slot_unreserve(struct af_client *client, uint32_t index, uint32_t epoch);
+/* Coroner: of the slots that the process of slot `reserver` was reserving when it died. */
+void af_slot_unreserve_unfilled(struct af_client *client, uint32_t reserver);
 bool af_slot_is(const struct af_client *client, uint32_t index, uint32_t epoch); /* LIVE with that epoch */
 /* This process leaves in order: drops every hold, frees boards and hold table, returns its spans; then the slot is FREE.
  * Lanes are closed before (af_lane_close). */

@@ -369,6 +369,37 @@ static void test_reserved_slot(void) {
   scene_end(&scene);
 }
 
+/* A slot that the dead was reserving for a fork, and had not filled in, is free again. */
+static void test_slot_not_filled_in(void) {
+  struct scene scene;
+  scene_make(&scene, 0);
+  struct af_client *node = &scene.node;
+  uint32_t index, epoch, again, again_epoch;
+  int status;
+  CHECK_OK(af_slot_reserve(node, AF_ROLE_WORKER, 0, &index, &epoch));
+  pid_t pid = child_fork();
+  if (pid == 0) {
+    struct af_client client;
+    CHECK_OK(af_segment_map(&client, dup(node->memfd)));
+    CHECK_OK(af_slot_claim(&client, index, epoch));
+    client.point = 100;
+    client.point_signal = SIGKILL;
+    af_fork_prepare(&client, &again, &again_epoch);
+    _exit(0);
+  }
+  CHECK(waitpid(pid, &status, 0) == pid && WIFSIGNALED(status), "it ended with %x", status);
+  struct af_settlement settlement;
+  CHECK_OK(af_coroner_settle(node, index, epoch, true, 0, 0, &settlement));
+  for (uint32_t i = 2; i < node->header->slot_count; i++)
+    CHECK(af_slot_state_of(af_slot_at(node, i)->owner) == AF_SLOT_FREE, "slot %u is not free", i);
+  CHECK_OK(af_slot_reserve(node, AF_ROLE_WORKER, 0, &again, &again_epoch));
+  CHECK(again == index, "the lowest");
+  CHECK_OK(af_slot_reserve(node, AF_ROLE_WORKER, 0, &again, &again_epoch));
+  CHECK(again == index + 1 && again_epoch == 2, "the next one, in a new epoch");
+  victim_dies(&scene);
+  scene_end(&scene);
+}
+
 /* The victim, in a call of the mailbox, waits for `other`, which waits for an unread call of it: a circle, as long as the
  * victim lives. Another process will read the mailbox after it. */
 static void test_wait_of_the_dead(void) {
@@ -414,6 +445,7 @@ int main(void) {
   RUN(test_on_its_way);
   RUN(test_on_its_way_to_closed);
   RUN(test_reserved_slot);
+  RUN(test_slot_not_filled_in);
   RUN(test_wait_of_the_dead);
   return 0;
 }
