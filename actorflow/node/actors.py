@@ -381,6 +381,6 @@ class Actors:
         if self._actors.pop(actor.id, None) is None:
             return
         del self._by_mailbox[actor.mailbox.name]
-        self._store.close(actor.mailbox.name, actor.error or b"", [held.name for held in actor.held])
+        self._coroner.close(actor.mailbox, actor.error or b"", actor.held)
         for tell in actor.on_death:
             tell()

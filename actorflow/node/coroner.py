@@ -9,9 +9,10 @@ import asyncio
 import functools
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from actorflow import _hot
 from actorflow.errors import ActorflowError, Death, OutOfMemoryError, WorkerCrashedError
 from actorflow.node.log import warn
 from actorflow.node.pidfds import open_pidfd
@@ -98,6 +99,11 @@ class Coroner:
             return self.task_error(death, self._task_names.get(doomed.function, "task"), doomed.attempt)
 
         self.settle_each(slot, epoch, error_of)
+
+    def close(self, mailbox: _hot.Hold, error: bytes, held: Sequence[_hot.Hold] = ()) -> None:
+        """Closes a mailbox, as Store.close, with `held` for `named`: now, or as soon as there is memory for it."""
+        if not self._store.close(mailbox.name, error, [hold.name for hold in held]):
+            self._loop.call_later(AGAIN_S, self.close, mailbox, error, held)
 
     def name_task(self, function: Name, name: str) -> None:
         """Calls of that function are called so in errors."""

@@ -287,11 +287,15 @@ class Store:
 
         `named`: blocks that this process holds and the error names, which owns them from now on.
 
-        False: a reader is just taking a call; to be tried again. A mailbox of one reader: that must have ended.
+        False: a reader is just taking a call, or there is no memory for `error`; to be tried again. A mailbox of one
+        reader: that must have ended.
         """
         offset = self._mailbox(mailbox)
-        with _Error(self._client, error, named) as block:
-            status = lib.af_mailbox_close(self._client, offset, block, _FORMAT_ERROR)
+        try:
+            with _Error(self._client, error, named) as block:
+                status = lib.af_mailbox_close(self._client, offset, block, _FORMAT_ERROR)
+        except NoRoomError:
+            return False
         return _check(status, f"closing mailbox {offset:#x}") != _BUSY
 
     def _mailbox(self, name: Name) -> int:

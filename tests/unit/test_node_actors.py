@@ -30,9 +30,7 @@ class Bench:
         self.killed: list[Death] = []
         self.facts = SimpleNamespace(abandoned=False, depth=0)
         self.workers: dict[int, Any] = {}
-        store = SimpleNamespace(
-            close=lambda name, error, named: self.closed.append((name, error)), facts=lambda name: self.facts
-        )
+        store = SimpleNamespace(close=self.close, facts=lambda name: self.facts)
         workers = SimpleNamespace(
             get=self.workers.get,
             command=lambda *order: order,
@@ -41,6 +39,10 @@ class Bench:
         port = SimpleNamespace(add_done_callback=lambda taken, then: then(taken))
         coroner = Coroner(None, store, "cafe", 5.0)  # type: ignore[arg-type] # doubles
         self.actors = Actors(store, workers, coroner, "cafe", self.told.append, port)  # type: ignore[arg-type]
+
+    def close(self, name: Any, error: bytes, named: Any) -> bool:
+        self.closed.append((name, error))
+        return True
 
     def create(self, **options: Any) -> Actor:
         job: Any = SimpleNamespace(id=JobId(1), namespace="here", description={})

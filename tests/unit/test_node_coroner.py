@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ import pytest
 from actorflow.errors import Death, DeathKind, WorkerCrashedError
 from actorflow.node import coroner
 from actorflow.node.coroner import Coroner
-from actorflow.shm.store import Audit, Doomed, Role, Settlement, SlotFacts, SlotState
+from actorflow.shm.store import Audit, Doomed, Name, Role, Settlement, SlotFacts, SlotState
 from actorflow.wire.failures import decode_error
 
 
@@ -24,6 +25,7 @@ class StoreDouble:
     def __init__(self) -> None:
         self.facts: dict[int, SlotFacts] = {}
         self.settlements: list[Settlement | None] = []
+        self.closings: list[bool] = []
         self.doomed_calls: list[Doomed] = []
         self.failed: dict[int, bytes] = {}
         self.done_meanwhile: set[int] = set()
@@ -43,6 +45,10 @@ class StoreDouble:
     def settle(self, slot: int, epoch: int, error: bytes, *, retry: bool) -> Settlement | None:
         self.asked.append(("settle", slot, epoch, error, retry))
         return self.settlements.pop(0)
+
+    def close(self, mailbox: Name, error: bytes, named: list[Name]) -> bool:
+        self.asked.append(("close", mailbox, error, named))
+        return self.closings.pop(0)
 
     def doomed(self, slot: int, epoch: int) -> list[Doomed]:
         return [doomed for doomed in self.doomed_calls if doomed.call not in self.failed]
@@ -105,6 +111,20 @@ def test_the_dead_are_settled_with_the_error(bench: Bench, capfd: pytest.Capture
     assert "process 4711 died inside an operation; 2 counts were repaired" in capfd.readouterr().err
     bench.look()
     assert ("audit", True) not in bench.store.asked
+
+
+def test_a_mailbox_that_cannot_be_closed_is_tried_again(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(coroner, "AGAIN_S", 0.0)
+    mailbox: Any = SimpleNamespace(name=(64, 1))
+    held: Any = SimpleNamespace(name=(128, 1))
+    bench.store.closings = [False, True]
+    bench.coroner.close(mailbox, b"error", [held])
+    assert len(bench.store.asked) == 1
+    for _ in range(3):
+        bench.loop.run_until_complete(asyncio.sleep(0))
+    assert bench.store.asked == [("close", (64, 1), b"error", [(128, 1)])] * 2
 
 
 def test_what_cannot_be_settled_is_tried_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

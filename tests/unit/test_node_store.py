@@ -121,7 +121,7 @@ def test_settling_a_process_that_never_came(store: Store) -> None:
         store.settle(slot, epoch, b"gone")
 
 
-def test_without_memory_the_dead_wait_until_there_is_some(store: Store) -> None:
+def test_without_memory_the_dead_and_the_closed_wait_until_there_is_some(store: Store) -> None:
     slot, epoch = store.reserve(Role.FORK, 1)
     taken = []
     with contextlib.suppress(_hot.FullError):
@@ -130,7 +130,11 @@ def test_without_memory_the_dead_wait_until_there_is_some(store: Store) -> None:
     error = bytes(20_000)
     assert store.settle(slot, epoch, error) is None
     assert not store.fail(slot, epoch, 0, error)
+    mailbox = taken[0]
+    assert not store.close(mailbox.name, error)
+    assert not store.facts(mailbox.name).closed
     taken.clear()
+    assert store.close(mailbox.name, error)
     assert store.settle(slot, epoch, error) is not None
 
 
