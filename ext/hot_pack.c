@@ -230,7 +230,7 @@ int hot_settle_bytes(struct session *session, af_off cell, const char *data, siz
   af_off block;
   uint8_t *where;
   uint32_t outer = af_op_begin(client, AF_OP_RESULT), filled = 0;
-  int status = af_cell_result_begin(client, cell, (uint32_t)held_count, (uint32_t)bytes, &block, &where);
+  int status = af_cell_result_begin(client, cell, (uint32_t)held_count, bytes, &block, &where);
   if (status == AF_OK) {
     hot_fill(client, (af_off *)(void *)where, &filled, held, held_count);
     if (bytes) memcpy(where + (size_t)held_count * sizeof(af_off), data, bytes);

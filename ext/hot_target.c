@@ -149,8 +149,7 @@ static int make_call(struct session *session, const struct outgoing *out, af_off
   size_t bytes = out->raw ? out->raw_bytes : packed->data && !out->block ? (size_t)PyBytes_Size(packed->data) : 0;
   uint32_t outer = af_op_begin(client, AF_OP_CREATE);
   size_t kept = out->retries ? references * sizeof(af_off) + bytes + HOT_KEPT_RESERVE_BYTES : 0;
-  int status = af_cell_create(client, references, (uint32_t)bytes,
-                              (uint32_t)(kept > HOT_RESERVE_BYTES ? kept : HOT_RESERVE_BYTES), block);
+  int status = af_cell_create(client, references, bytes, kept > HOT_RESERVE_BYTES ? kept : HOT_RESERVE_BYTES, block);
   if (status == AF_OK) {
     struct af_cell *cell = AF_AT(client, struct af_cell, *block);
     fill_call(client, cell, out);

@@ -42,7 +42,7 @@ static int cell_allocate(struct af_client *client, uint64_t room, uint32_t refer
 
 static uint64_t room_for(uint64_t references, uint64_t bytes) { return references * sizeof(af_off) + bytes; }
 
-int af_cell_create(struct af_client *client, uint32_t references, uint32_t bytes, uint32_t reserve, af_off *cell) {
+int af_cell_create(struct af_client *client, uint32_t references, uint64_t bytes, uint64_t reserve, af_off *cell) {
   uint64_t room = room_for(references, bytes);
   int status = cell_allocate(client, room > reserve ? room : reserve, references, AF_UNSENT, cell);
   if (status != AF_OK)
@@ -52,7 +52,7 @@ int af_cell_create(struct af_client *client, uint32_t references, uint32_t bytes
   made->caller = client->slot_index;
   made->caller_epoch = client->epoch;
   made->references = references;
-  made->bytes = bytes;
+  made->bytes = (uint32_t)bytes;
   return AF_OK;
 }
 
@@ -240,7 +240,7 @@ static int result_block(struct af_client *client, uint32_t references, uint64_t 
   return AF_OK;
 }
 
-int af_cell_result_begin(struct af_client *client, af_off cell, uint32_t references, uint32_t bytes, af_off *block,
+int af_cell_result_begin(struct af_client *client, af_off cell, uint32_t references, uint64_t bytes, af_off *block,
                          uint8_t **where) {
   struct af_cell *of = cell_at(client, cell);
   uint64_t room = room_for(references, bytes);

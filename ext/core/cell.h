@@ -109,9 +109,9 @@ static inline af_off af_entry_call(const struct af_client *client, af_off entry)
 void af_cell_on_its_way(struct af_client *client, af_off cell);
 
 /* Allocates a call with room for `references` and `bytes`, and for a result of at least `reserve` bytes.
- * Count 1 (the caller's). The caller fills in references, arguments and so on (all 0), and if there are arguments, puts
+ * AF_TOO_LARGE: more than a message can have. Count 1 (the caller's). The caller fills in references, arguments and so on (all 0), and if there are arguments, puts
  * the mailbox among the references (counted): a call that waits keeps it alive. */
-int af_cell_create(struct af_client *client, uint32_t references, uint32_t bytes, uint32_t reserve, af_off *cell);
+int af_cell_create(struct af_client *client, uint32_t references, uint64_t bytes, uint64_t reserve, af_off *cell);
 static inline af_off *af_cell_references(const struct af_client *client, af_off cell);
 static inline af_off af_cell_followers(const struct af_client *client, af_off cell); /* first of the list */
 static inline uint8_t *af_cell_bytes(const struct af_client *client, af_off cell); /* arguments */
@@ -130,8 +130,8 @@ int af_cell_expected_create(struct af_client *client, uint32_t reserve, af_off *
 /* Where an executor writes a result of `references` and `bytes`: into the cell when it fits (its references are dropped
  * first; therefore return cells are completed before the call), else into a new AF_KIND_BYTES block (count 1, the
  * caller's). The address is for the references (each counted by the caller), the bytes follow. AF_FENCED: the cell is
- * not this client's to complete. */
-int af_cell_result_begin(struct af_client *client, af_off cell, uint32_t references, uint32_t bytes, af_off *block,
+ * not this client's to complete. AF_TOO_LARGE: more than a message can have. */
+int af_cell_result_begin(struct af_client *client, af_off cell, uint32_t references, uint64_t bytes, af_off *block,
                          uint8_t **where);
 /* Links the result (block 0: in the cell) and makes the cell DONE; wakes, rings, serves dependents. From STARTED by
  * this client, or EXPECTED. `value` lies in the block as result_begin gave it; its count passes to the cell (forget its

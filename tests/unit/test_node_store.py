@@ -79,6 +79,25 @@ def test_mailbox_settings(store: Store) -> None:
     assert not any(reference.is_done() for reference in references)
 
 
+def test_more_bytes_than_a_message_has_are_refused(store: Store) -> None:
+    mailbox = _hot.make_mailbox(_hot.ORDERED, 1, 16)
+    target = _hot.Target(mailbox)
+    reference = target.call_raw(b"work")
+    call = _hot.take_nowait(mailbox)
+    assert call is not None
+    for size_bytes in (200_000, (1 << 32) + 8):
+        too_many = bytes(size_bytes)  # nothing but addresses until it is read
+        with pytest.raises(_hot.StoreFullError):
+            target.call_raw(too_many)
+        with pytest.raises(_hot.StoreFullError):
+            call.complete_raw(too_many)
+    call.complete_raw(b"done")
+    assert reference.raw()[1] == b"done"
+    del call, reference
+    audit = store.audit()
+    assert audit.clean, audit
+
+
 def test_closing_a_mailbox_settles_what_is_in_it(store: Store) -> None:
     mailbox = _hot.make_mailbox(_hot.ORDERED, 1, 16)
     target = _hot.Target(mailbox)

@@ -141,6 +141,8 @@ static void test_values(void) {
   CHECK_OK(af_cell_sleep(node, cell, NEVER_NS));
   af_hold_drop(node, hold);
   CHECK(af_cell_create(node, 0, AF_LARGE_MAX, 0, &cell) == AF_TOO_LARGE, "too large");
+  CHECK(af_cell_create(node, 0, (1ull << 32) + 8, 0, &cell) == AF_TOO_LARGE, "much too large");
+  CHECK(af_cell_create(node, 0, 8, (1ull << 32) + 8, &cell) == AF_TOO_LARGE, "much too large");
   fixture_end(&fixture);
 }
 
