@@ -70,6 +70,8 @@ uint64_t model_capacity(struct af_client *client, af_off block);
 void model_fill(struct af_client *client, af_off block, uint64_t bytes, uint8_t value);
 bool model_filled(struct af_client *client, af_off block, uint64_t bytes, uint8_t value);
 bool model_result_is(struct af_client *client, af_off cell, uint32_t bytes, uint8_t fill);
+void model_store_lock(struct af_client *client, uint32_t slot, uint32_t epoch);
+uint64_t model_spinner(struct af_client *client, af_off mailbox);
 """
 
 SOURCE = """
@@ -86,6 +88,14 @@ SOURCE = """
 #include "slot.h"
 #include <string.h>
 
+/* As if the process of that slot had just taken the object store's lock. */
+static void model_store_lock(struct af_client *client, uint32_t slot, uint32_t epoch) {
+  atomic_store(&client->header->extent_locked_ns, af_now_ns());
+  atomic_store(&client->header->extent_lock, (uint64_t)epoch << 32 | (slot + 1));
+}
+static uint64_t model_spinner(struct af_client *client, af_off mailbox) {
+  return atomic_load(&AF_AT(client, struct af_mailbox, mailbox)->spinner);
+}
 static int recorded(struct af_client *client, int status, af_off *block, uint32_t *hold) {
   if (status != AF_OK) return status;
   status = af_hold_record(client, *block, hold);
