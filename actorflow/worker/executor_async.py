@@ -65,13 +65,17 @@ class AsyncExecutor:
             self._changed.clear()
             if not _hot.node_alive():
                 raise _hot.NodeGoneError("the node has ended")
-            if facts()["abandoned"] and not self._tasks:
+            if facts()["abandoned"] and self._is_idle():
                 self._take()
-                self._taking = bool(self._tasks)
+                self._taking = not self._is_idle()
             else:
                 await self._changed.wait()
         port.ignore(self._mailbox)
         await self._finish()
+
+    def _is_idle(self) -> bool:
+        """Whether no call runs, and none waits for a place in its group: the next one may be about to take it."""
+        return not self._tasks and (self._groups is None or self._groups.is_idle)
 
     async def serve_queue(self, call: _hot.Call, body: Body) -> None:
         """Runs an async task, others that come while one runs, and those that come soon after."""
@@ -167,10 +171,12 @@ class AsyncExecutor:
         following = self._next_of(group)
         if following is not None:
             self._launch(*following)
+        if not self._tasks:
+            self._changed.set()
 
     def _next_of(self, group: int) -> tuple[_hot.Call, Body] | None:
         following = self._groups.ended(group) if self._groups is not None else None
-        if following is not None and self._leaving:
+        if following is not None and (self._leaving or self._is_to_leave):
             self._leaving.append(following[0])
             return None
         return following

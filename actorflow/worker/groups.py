@@ -28,6 +28,11 @@ class Groups(Generic[Item]):
         """Calls at once over all groups."""
         return sum(self._limits)
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether no call of any group runs or waits."""
+        return not any(self._running)
+
     def admit(self, group: int, item: Item) -> bool:
         """True: the call is to run now, and `ended` follows. False: it waits, and comes from an `ended`."""
         if self._running[group] < self._limits[group]:

@@ -114,6 +114,17 @@ def test_calls_that_wait_for_their_group_run_although_the_handle_is_gone(kind: A
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=["threads", "async"])
+def test_calls_that_wait_for_the_only_place_run_although_the_handle_is_gone(kind: Any) -> None:
+    """Between one's end and the next one's start nothing runs."""
+    gate, actor = bodies.Gate.remote(), kind.remote()
+    refs = [actor.io.options(concurrency_group="disk").remote(gate) for _ in range(3)]
+    af.get(gate.arrived.remote(1))
+    del actor
+    af.get(gate.open.remote())
+    assert af.get(refs, timeout=DEADLINE_S) == [1, 2, 3]
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=["threads", "async"])
 def test_calls_that_wait_for_their_group_are_told_of_the_end(kind: Any) -> None:
     gate, actor = bodies.Gate.remote(), kind.remote()
     refs = [actor.io.remote(gate) for _ in range(5)]

@@ -16,7 +16,9 @@ def test_a_full_group_holds_no_other_back() -> None:
     assert [groups.ended(0), groups.ended(0), groups.ended(0)] == ["b", "c", None]
     assert groups.admit(0, "g")
     assert groups.drain() == ["f"]
-    assert groups.ended(1) is None
+    assert not groups.is_idle
+    assert [groups.ended(1), groups.ended(1), groups.ended(0)] == [None, None, None]
+    assert groups.is_idle
 
 
 @given(
