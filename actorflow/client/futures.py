@@ -1,6 +1,7 @@
 """concurrent.futures for refs: one daemon thread with a loop of its own completes them.
 
 Only `ObjectRef.future` needs it: everything else waits in the thread or loop that asks.
+Guarantees: each future is done at the latest with the runtime; who waits for several hears of one that is cancelled.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
+import functools
 import threading
 from typing import Any
 
@@ -25,6 +27,7 @@ def future_of(reference: _hot.Reference) -> concurrent.futures.Future[Any]:
     """A future that gets the reference's result."""
     global _completer
     future: concurrent.futures.Future[Any] = concurrent.futures.Future()
+    future.add_done_callback(_notify_of_cancel)
     if reference.is_done() and _settle(reference, future):
         return future
     with _lock:
@@ -47,6 +50,12 @@ def forget() -> None:
     """In a forked child: the thread is the parent's."""
     global _completer, _lock
     _completer, _lock = None, threading.Lock()
+
+
+def _notify_of_cancel(future: concurrent.futures.Future[Any]) -> None:
+    """cancel() alone wakes only who waits for this very future."""
+    if future.cancelled():
+        future.set_running_or_notify_cancel()
 
 
 def _settle(reference: _hot.Reference, future: concurrent.futures.Future[Any]) -> bool:
@@ -78,7 +87,14 @@ class _Completer:
     def _start(self, reference: _hot.Reference, future: concurrent.futures.Future[Any]) -> None:
         task = self._loop.create_task(self._complete(reference, future))
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(functools.partial(self._ended, future))
+
+    def _ended(self, future: concurrent.futures.Future[Any], task: asyncio.Task[None]) -> None:
+        """Of a task that was cancelled before its first step, no line has run."""
+        self._tasks.discard(task)
+        if task.cancelled():
+            with contextlib.suppress(concurrent.futures.InvalidStateError):
+                future.set_exception(RuntimeError("the runtime was shut down"))
 
     @staticmethod
     async def _complete(reference: _hot.Reference, future: concurrent.futures.Future[Any]) -> None:
@@ -91,11 +107,11 @@ class _Completer:
                 await asyncio.to_thread(kept.bring_back)
                 _settle(reference, future)
                 kept.release()
+        except asyncio.CancelledError:
+            raise
         except BaseException as error:
             with contextlib.suppress(concurrent.futures.InvalidStateError):
-                future.set_exception(
-                    RuntimeError("the runtime was shut down") if _is_cancel(error) else error
-                )
+                future.set_exception(error)
 
     def _run(self) -> None:
         self._loop.run_forever()
@@ -108,8 +124,5 @@ class _Completer:
 
     def stop(self) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(STOP_TIMEOUT_S)
-
-
-def _is_cancel(error: BaseException) -> bool:
-    return isinstance(error, asyncio.CancelledError)
+        if threading.current_thread() is not self._thread:  # a future's callback runs in it
+            self._thread.join(STOP_TIMEOUT_S)
