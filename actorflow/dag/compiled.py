@@ -157,7 +157,7 @@ class CompiledGraph:
         """As `execute`; the refs are to be awaited, as those of `execute` can be."""
         while self._is_full():
             oldest = self._finished()
-            if not all(stream.is_dropped(oldest) for stream in self._streams):
+            if not all(stream.is_leaving(oldest) for stream in self._streams):
                 break
             for stream in self._streams:
                 await stream.until_read(oldest)

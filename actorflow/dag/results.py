@@ -2,7 +2,10 @@
 
 A channel gives its values in order only. Who wants a later one reads those before it, and they are kept for whoever
 has their refs; of refs that were dropped nothing is kept. Threads read one after another. In event loops one of those
-who await watches the channel and wakes the others; when it leaves, however it does, another one watches.
+who await watches the channel and wakes the others; when it leaves, however it does, another one watches. A loop never
+waits for the lock, and does not watch while a thread has it and reads, which may take as long as the loading of a
+value: who waits is noted first, and then looks at the lock; a thread lets go of the lock first, and then looks who
+waits.
 
 An exception of a signal handler can come between any two steps here and loses its own result at most: what is noted
 can be noted again, and is noted before what it was noted from is forgotten.
@@ -11,6 +14,7 @@ can be noted again, and is noted before what it was noted from is forgotten.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import threading
 import weakref
@@ -63,7 +67,9 @@ class ResultStream:
             deque()
         )  # dropped refs, and nobody's executions: to be noted there
         self._waiting: dict[asyncio.Future[None], int] = {}  # who awaits -> which execution
-        self._watching = threading.Lock()  # held by the one who watches
+        self._watching: dict[
+            None, asyncio.Future[None]
+        ] = {}  # who watches, if anybody: a dict decides at once
         self._is_closed = False
         self._is_reading = False  # under the lock: so who finds it set interrupts the same thread
 
@@ -77,9 +83,10 @@ class ResultStream:
         if self.position > index:
             return self.hand_out(mark)
         deadline = None if timeout is None else monotonic() + timeout
-        if not self._lock.acquire(timeout=-1 if timeout is None else min(timeout, threading.TIMEOUT_MAX)):
-            raise self.late(timeout)
-        try:
+        wait_s = -1 if timeout is None else min(timeout, threading.TIMEOUT_MAX)
+        try:  # first: an exception of a signal handler may come as soon as the lock is had
+            if not self._lock.acquire(timeout=wait_s):
+                raise self.late(timeout)
             self._refuse_reentry()
             self._is_reading = (
                 True  # set so, and not by a context manager: no signal handler can come between
@@ -104,16 +111,28 @@ class ResultStream:
             finally:
                 self._is_reading = False
         finally:
-            self._lock.release()
+            try:
+                self._lock.release()
+            except RuntimeError:  # it was not had
+                pass
+            if self._waiting:
+                self._wake_one()
         return self.hand_out(mark)
 
     def hand_out(self, mark: _Mark) -> Outcome:
-        """The result of an execution that is before `position`, without waiting for any thread that reads."""
+        """The result of an execution that is before `position`, without waiting for any thread that reads.
+
+        Raises ValueError where the ref was read before; ChannelError where the result is not there.
+        """
         outcome = self._kept.get(mark.index)
         if outcome is None:
+            if mark.number not in self._marks:
+                raise read_before(self._label, mark.index)
             reason = "this result was lost: an exception of a signal handler broke off its reading"
-            advice = "the graph goes on: execute it again"
-            return False, ChannelError(channel=self._label, reason=reason, advice=advice)
+            advice = (
+                "the graph goes on: execute it again; or another thread is being handed out this very result"
+            )
+            raise ChannelError(channel=self._label, reason=reason, advice=advice)
         self._note_gone(mark)
         return outcome
 
@@ -123,33 +142,32 @@ class ResultStream:
 
     def wait(self, index: int) -> Generator[Any, None, None]:
         """As `until_read`, for `yield from`: `get` of that execution would not wait then."""
-        self._take_what_is_there(index)
         loop = asyncio.get_running_loop()
         try:
+            self._take_what_is_there(index)
             while self.position <= index:
                 yield from self._wait_once(loop.create_future(), index)
                 self._take_what_is_there(index)
         finally:
             # Whoever was woken in order to watch may find that it need not wait any more.
-            if not self._watching.locked():
-                self._wake_one()
+            self._wake_one()
 
     def _wait_once(self, future: asyncio.Future[None], index: int) -> Generator[Any, None, None]:
         """Watches the channel if nobody does, else waits to be woken."""
         self._waiting[future] = index
-        watches = False
         try:
-            if self.position > index:  # a thread has read it since, and may not have seen who waits
+            is_free = self._take_what_is_there(index)  # a thread may not have seen who waits
+            if self.position > index:
                 return
-            watches = self._watching.acquire(blocking=False)
-            if watches:
-                yield from current_port().wait_end(self._reader, future)
-            else:
+            is_being_read = not is_free and self._reader.ready()
+            if is_being_read or self._watching.setdefault(None, future) is not future:
                 yield from future
+            else:
+                yield from current_port().wait_end(self._reader, future)
         finally:
+            if self._watching.get(None) is future:
+                del self._watching[None]
             del self._waiting[future]
-            if watches:
-                self._watching.release()
 
     def mark(self, ref: CompiledRef, index: int) -> _Mark:
         """Has `drop` done when the ref is gone; in C, where no signal handler's exception can come between."""
@@ -169,36 +187,58 @@ class ResultStream:
 
     def is_dropped(self, index: int) -> bool:
         """Whether that execution has no ref to its result here any more, or has been read."""
-        with self._lock:
+        try:
+            with self._lock:
+                self._refuse_reentry()
+                return self._is_unwanted(index)
+        finally:
+            self._wake_one()
+
+    def is_leaving(self, oldest: int) -> bool:
+        """As `is_dropped` of the oldest execution, without waiting: a thread that reads just now reads that first."""
+        try:
+            if not self._lock.acquire(blocking=False):
+                return True
             self._refuse_reentry()
-            return self._is_unwanted(index)
+            return self._is_unwanted(oldest)
+        finally:
+            try:
+                self._lock.release()
+            except RuntimeError:  # it was not had
+                pass
+            self._wake_one()
 
     def take_dropped(self, wait_for: int, timeout_s: float) -> None:
         """Takes from the channel what nobody has a ref to; waits for that of the execution `wait_for`. TimeoutError."""
-        with self._lock:
-            self._refuse_reentry()
-            self._is_reading = True
-            try:
-                while self._is_unwanted(self.position) and (
-                    self.position <= wait_for or self._reader.ready()
-                ):
-                    self._read(self.position, timeout_s, timeout_s)
-            except BaseException:
-                self._catch_up()
-                raise
-            finally:
-                self._is_reading = False
+        try:
+            with self._lock:
+                self._refuse_reentry()
+                self._is_reading = True
+                try:
+                    while self._is_unwanted(self.position) and (
+                        self.position <= wait_for or self._reader.ready()
+                    ):
+                        self._read(self.position, timeout_s, timeout_s)
+                except BaseException:
+                    self._catch_up()
+                    raise
+                finally:
+                    self._is_reading = False
+        finally:
+            self._wake_one()
 
     def close(self) -> None:
-        """Reads no more; who waits is told."""
+        """Reads no more; who waits is told. In a signal handler too, which may have interrupted a loop that sleeps."""
         self._is_closed = True
         self._reader.close()
-        self._wake(lambda _: True)
+        for future in list(self._waiting):
+            _resolve_soon(future)
 
     def leave_to_parent(self) -> None:
         """In a forked child: threads that are no more may have had the locks, and the loops are the parent's."""
-        self._lock, self._watching = threading.RLock(), threading.Lock()
+        self._lock = threading.RLock()
         self._is_reading, self._is_closed = False, True
+        self._watching.clear()
         self._waiting.clear()
 
     # -- reading
@@ -298,32 +338,43 @@ class ResultStream:
 
     # -- in event loops
 
-    def _take_what_is_there(self, index: int) -> None:
-        """Reads up to `index` without waiting, unless a thread reads just now: then that wakes who awaits."""
-        if self._lock.acquire(blocking=False):
+    def _take_what_is_there(self, index: int) -> bool:
+        """Reads up to `index` without waiting. False: another thread has the lock, and wakes who awaits after that."""
+        try:
+            if not self._lock.acquire(blocking=False):
+                return False
+            self._refuse_reentry()
+            self._is_reading = True
             try:
-                self._refuse_reentry()
-                self._is_reading = True
-                try:
-                    while self.position <= index and self._reader.ready():
-                        self._read(index, 0.0, 0.0)
-                except BaseException:
-                    self._catch_up()
-                    raise
-                finally:
-                    self._is_reading = False
+                while self.position <= index and self._reader.ready():
+                    self._read(index, 0.0, 0.0)
+            except BaseException:
+                self._catch_up()
+                raise
             finally:
+                self._is_reading = False
+            return True
+        finally:
+            try:
                 self._lock.release()
+            except RuntimeError:  # it was not had
+                pass
 
     def _wake_one(self) -> None:
-        """One of those who wait is to watch."""
+        """One of those who wait is to watch, if nobody does; so are those before it whose loop does not run now."""
+        if self._watching:
+            return
         for future in list(self._waiting):
-            if not (future.done() or future.get_loop().is_closed()):
+            if not future.done():
                 _resolve(future)
-                return
+                if future.get_loop().is_running():
+                    return
 
     def _wake(self, concerns: Callable[[int], bool]) -> None:
-        for future, index in list(self._waiting.items()):
+        for (
+            future,
+            index,
+        ) in self._waiting.copy().items():  # at once: others come and go in threads of their own
             if concerns(index):
                 _resolve(future)
 
@@ -349,16 +400,29 @@ class _Waiting:
 
 def _resolve(future: asyncio.Future[None]) -> None:
     """Ends a wait, of whatever loop."""
+    if future.get_loop() is asyncio._get_running_loop():
+        _end_wait(future)
+    else:
+        _resolve_soon(future)
 
-    def end() -> None:
-        if not future.done():
-            future.set_result(None)
 
-    loop = future.get_loop()
-    if loop is asyncio._get_running_loop():
-        end()
-    elif not loop.is_closed():
-        loop.call_soon_threadsafe(end)
+def _resolve_soon(future: asyncio.Future[None]) -> None:
+    """Ends a wait, of whatever loop, which is woken for it."""
+    with contextlib.suppress(RuntimeError):  # the loop was closed: nobody waits any more
+        future.get_loop().call_soon_threadsafe(_end_wait, future)
+
+
+def _end_wait(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+def read_before(label: str, index: int) -> ValueError:
+    """The error for who reads a ref again."""
+    return ValueError(
+        f"CompiledRef({label}, execution {index}) was read before: a result of a compiled graph is handed out once; "
+        "keep the value"
+    )
 
 
 class CompiledRef(ReadOnce):
@@ -409,9 +473,7 @@ class CompiledRef(ReadOnce):
         return self._given(mark, self._stream.hand_out(mark))
 
     def _refuse_again(self) -> NoReturn:
-        raise ValueError(
-            f"{self!r} was read before: a result of a compiled graph is handed out once; keep the value"
-        )
+        raise read_before(self._stream._label, self._index)
 
     def __reduce__(self) -> Any:
         raise TypeError(

@@ -107,3 +107,24 @@ class AsyncStepper(Steps):
     async def refuse_later(self, value: Any) -> Any:
         await asyncio.sleep(0)
         raise LookupError(f"not {value}")
+
+
+@af.remote
+class Adder:
+    def add(self, left: Any, right: Any = 1) -> Any:
+        return left + right
+
+
+@af.remote(max_concurrency=2)
+class Gate:
+    """Passes a number on once it was opened for it."""
+
+    def __init__(self) -> None:
+        self._opened = threading.Semaphore(0)
+
+    def open(self) -> None:
+        self._opened.release()
+
+    def pass_on(self, number: int) -> int:
+        self._opened.acquire()
+        return number

@@ -24,3 +24,9 @@ def chain(*methods: Any, **options: Any) -> CompiledGraph:
         for method in methods:
             value = method.bind(value)
         return value.experimental_compile(**options)  # type: ignore[no-any-return]
+
+
+def added(actor: Any, **options: Any) -> Any:
+    """A graph of one actor that adds 1."""
+    with InputNode() as number:
+        return actor.add.bind(number).experimental_compile(**options)

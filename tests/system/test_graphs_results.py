@@ -1,4 +1,4 @@
-"""Results of compiled graphs: many who await at once, signals in the midst of a read or a write, other threads."""
+"""Results of compiled graphs: many who await at once, signals in the midst of a read or a write, what is kept."""
 
 from __future__ import annotations
 
@@ -16,22 +16,11 @@ import pytest
 import actorflow as af
 from actorflow.dag import InputNode, MultiOutputNode
 from tests.conftest import wait_until
-from tests.system.graph_bodies import Stepper
-from tests.system.graph_wiring import chain
+from tests.system.graph_bodies import Adder, Gate, Stepper
+from tests.system.graph_wiring import added, chain
 
 pytestmark = pytest.mark.usefixtures("runtime")
 TIMEOUT_S = 20
-
-
-@af.remote
-class Adder:
-    def add(self, left: Any, right: Any = 1) -> Any:
-        return left + right
-
-
-def added(actor: Any, **options: Any) -> Any:
-    with InputNode() as number:
-        return actor.add.bind(number).experimental_compile(**options)
 
 
 async def test_all_who_await_results_at_once_get_them() -> None:
@@ -185,29 +174,15 @@ def test_a_ref_whose_get_was_interrupted_can_be_read(interrupts: Any) -> None:
     with end.experimental_compile(max_buffered_results=2) as graph:
         for number in range(6):
             ref = graph.execute(number)
-            interrupts(0.02)
-            try:
-                with pytest.raises((KeyboardInterrupt, LookupError, Interruption)):
-                    af.get(ref, timeout=TIMEOUT_S)
-            finally:
-                interrupts(0)
+
+            def get_interrupted(ref: Any = ref) -> None:
+                interrupts(0.02)
+                af.get(ref, timeout=TIMEOUT_S)
+
+            with pytest.raises((KeyboardInterrupt, LookupError, Interruption)):
+                get_interrupted()
             af.get(actor.open.remote())
             assert af.get(ref, timeout=TIMEOUT_S) == number
-
-
-@af.remote(max_concurrency=2)
-class Gate:
-    """Passes a number on once it was opened for it."""
-
-    def __init__(self) -> None:
-        self._opened = threading.Semaphore(0)
-
-    def open(self) -> None:
-        self._opened.release()
-
-    def pass_on(self, number: int) -> int:
-        self._opened.acquire()
-        return number
 
 
 def test_a_signal_handler_that_uses_the_graph_it_interrupts_is_told() -> None:
@@ -221,74 +196,29 @@ def test_a_signal_handler_that_uses_the_graph_it_interrupts_is_told() -> None:
 
         def handle(*_: object) -> None:
             try:
-                af.get(second)
+                af.get(second, timeout=TIMEOUT_S)
             except RuntimeError as error:
                 told.append(str(error))
             actor.open.remote()
 
+        def interrupt() -> None:
+            wait_until(lambda: first._stream._is_reading, TIMEOUT_S, "the result is being read")
+            os.kill(os.getpid(), signal.SIGALRM)
+
         before = signal.signal(signal.SIGALRM, handle)
+        thread = threading.Thread(target=interrupt)
+        thread.start()
         try:
-            signal.setitimer(signal.ITIMER_REAL, 0.02)
             assert af.get(first, timeout=TIMEOUT_S) == 1
         finally:
+            thread.join()
             signal.signal(signal.SIGALRM, before)
         assert "signal handler" in told[0]
         af.get(actor.open.remote())
         assert af.get(second, timeout=TIMEOUT_S) == 2
 
 
-# -- threads
-
-
-async def test_a_result_is_awaited_while_a_thread_waits_for_a_later_one() -> None:
-    actor = Gate.remote()
-    with InputNode() as inp:
-        graph = actor.pass_on.bind(inp).experimental_compile()
-    refs = [graph.execute(number) for number in range(3)]
-    thread = asyncio.ensure_future(asyncio.to_thread(af.get, refs[2], timeout=TIMEOUT_S))
-    for number in range(2):
-        await actor.open.remote()
-        assert await asyncio.wait_for(refs[number], TIMEOUT_S) == number
-    await actor.open.remote()
-    assert await thread == 2
-    graph.teardown()
-
-
-@pytest.mark.parametrize("wanted", [2, 0])
-async def test_a_thread_reads_a_result_just_before_its_wait_begins(
-    wanted: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """`wanted`: by the thread, which has the channel to itself when the loop looks."""
-    actor = Gate.remote()
-    with InputNode() as inp:
-        graph = actor.pass_on.bind(inp).experimental_compile()
-    refs = [graph.execute(number) for number in range(3)]
-    thread = threading.Thread(target=af.get, args=[refs[wanted]], daemon=True)
-    thread.start()
-    stream = refs[0]._stream
-    wait_until(lambda: stream._is_reading, TIMEOUT_S, "the thread reads")
-    loop = asyncio.get_running_loop()
-    create_future = loop.create_future
-
-    def read_meanwhile() -> asyncio.Future[Any]:
-        if stream.position == 0:
-            actor.open.remote()
-            wait_until(lambda: stream.position == 1, TIMEOUT_S, "the first is read")
-            if wanted == 0:
-                thread.join(TIMEOUT_S)
-        return create_future()
-
-    monkeypatch.setattr(loop, "create_future", read_meanwhile)
-    if wanted == 0:
-        with pytest.raises(ValueError, match="read before"):
-            await refs[0]
-    else:
-        assert await refs[0] == 0
-    for _ in range(2):
-        await actor.open.remote()
-    thread.join(TIMEOUT_S)
-    assert not thread.is_alive()
-    graph.teardown()
+# -- what is kept
 
 
 @pytest.mark.parametrize("reads", [[0], [1, 0], [0, 1]])

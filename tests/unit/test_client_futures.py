@@ -1,4 +1,4 @@
-"""Futures of refs: each is done with its call, with the runtime, or when it is cancelled, and who waits for it hears."""
+"""Futures of refs: each is done with its call, with the runtime, or when it is cancelled; who waits for it hears."""
 
 from __future__ import annotations
 
