@@ -6,7 +6,8 @@ an answer that comes within microseconds costs no system call, and an idle loop 
 
 Guarantees: a waiter is told once; a wait that is cancelled leaves nothing behind; a lost ring is found by a
 timed look (10 a second while somebody waits, one a second for a listener alone); the node's death ends every
-wait. All methods are for the loop's own thread. Nothing here keeps a loop alive: a port ends with its loop.
+wait; what a note raises costs no other note anything. All methods are for the loop's own thread. Nothing here keeps
+a loop alive: a port ends with its loop.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from time import monotonic
 from typing import Any
 
 from actorflow import _hot, config
+from actorflow.client.notes import Countdown, Counted, DoneCallback
 
 AWAIT_SPIN_S = 10e-6  # a call and its answer take 4-8 us when both sides are awake
 SPINS_IN_A_ROW = 16  # then the loop's other tasks get a turn
@@ -38,6 +40,7 @@ _TOO_MANY = (
 Note = Callable[[], object]
 
 _ports: dict[int, LoopPort] = {}  # by id of the loop; removed when the loop is freed
+_ending: dict[int, LoopPort] = {}  # of a runtime that has ended, in loops that are still to close them
 _closed_by: Callable[[], BaseException] | None = (
     None  # while there is no runtime after one: why none may wait
 )
@@ -54,6 +57,8 @@ def current_port() -> LoopPort:
         if _closed_by is not None:
             raise _closed_by()
         _sweep()
+        if (ending := _ending.get(id(loop))) is not None:  # it was busy since
+            ending.close(_over)
         try:
             port = _ports[id(loop)] = LoopPort(loop)
         except _hot.FullError:
@@ -63,7 +68,7 @@ def current_port() -> LoopPort:
 
 def _sweep() -> None:
     """Ends the ports of loops that were closed and are still referred to by somebody."""
-    for port in list(_ports.values()):
+    for port in [*_ports.values(), *_ending.values()]:
         loop = port.loop()
         if loop is None or loop.is_closed():
             port.close()
@@ -79,12 +84,17 @@ def close_ports(error: Callable[[], BaseException]) -> None:
     """Ends all ports; whoever still waits gets an error, and so does who comes before the next runtime."""
     global _closed_by
     _closed_by = error
-    for port in list(_ports.values()):
+    for key, port in list(_ports.items()):
         loop = port.loop()
-        if loop is None or loop.is_closed() or not loop.is_running() or loop is _running():
+        if loop is None or not loop.is_running() or loop is _running():
             port.close(error)
-        else:
+            continue
+        _ending[key] = port
+        _ports.pop(key, None)
+        try:
             loop.call_soon_threadsafe(port.close, error)
+        except RuntimeError:  # the loop was closed since
+            port.close(error)
 
 
 def _running() -> asyncio.AbstractEventLoop | None:
@@ -93,72 +103,25 @@ def _running() -> asyncio.AbstractEventLoop | None:
 
 def forget_ports() -> None:
     """In a forked child: the parent's ports are not this process' to close."""
-    for port in _ports.values():
+    for port in [*_ports.values(), *_ending.values()]:
         port.forget()
     _ports.clear()
+    _ending.clear()
 
 
 def _loop_freed(key: int, _: object) -> None:
-    port = _ports.pop(key, None)
-    if port is not None:
-        port.release()
+    for ports in (_ports, _ending):
+        port = ports.pop(key, None)
+        if port is not None:
+            port.release()
 
 
 def _gone() -> BaseException:
     return _hot.NodeGoneError("the node has died or is stopping")
 
 
-class _DoneCallback:
-    """A callback of `add_done_callback`, run in the loop once the reference is done."""
-
-    __slots__ = ("_callback", "_context", "_port", "_reference")
-
-    def __init__(
-        self,
-        port: LoopPort,
-        reference: _hot.Reference,
-        callback: Callable[[Any], object],
-        context: contextvars.Context | None,
-    ) -> None:
-        self._port = port
-        self._reference = reference
-        self._callback = callback
-        self._context = context
-
-    def __call__(self) -> None:
-        self._port.drop_callback(self, self._reference, self._callback)
-        loop = self._port.loop()
-        if loop is not None:
-            loop.call_soon(self._callback, self._reference, context=self._context)
-
-
-class _Countdown:
-    """Ends a wait for several references: after `count` of them, or at one that `stop` accepts."""
-
-    __slots__ = ("count", "future", "stop")
-
-    def __init__(self, future: asyncio.Future[None], count: int, stop: Callable[[Any], bool] | None) -> None:
-        self.future = future
-        self.count = count
-        self.stop = stop
-
-    def done(self, reference: _hot.Reference) -> None:
-        self.count -= 1
-        if not self.future.done() and (self.count <= 0 or (self.stop is not None and self.stop(reference))):
-            self.future.set_result(None)
-
-
-class _Counted:
-    """One reference of a countdown."""
-
-    __slots__ = ("countdown", "reference")
-
-    def __init__(self, countdown: _Countdown, reference: _hot.Reference) -> None:
-        self.countdown = countdown
-        self.reference = reference
-
-    def __call__(self) -> None:
-        self.countdown.done(self.reference)
+def _over() -> BaseException:
+    return RuntimeError("the runtime was shut down while this was waited for")
 
 
 class LoopPort:
@@ -168,11 +131,12 @@ class LoopPort:
     gone_error: Callable[[], BaseException] = staticmethod(_gone)
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.loop = weakref.ref(loop, functools.partial(_loop_freed, id(loop)))
+        self._key = id(loop)
+        self.loop = weakref.ref(loop, functools.partial(_loop_freed, self._key))
         self._spin_s = config.current().spin_us * 1e-6
         self._board = _hot.Board()
         self._waiting: dict[Any, int] = {}  # note (a future or a Note) -> token of its watch
-        self._callbacks: dict[tuple[_hot.Reference, Callable[[Any], object]], list[_DoneCallback]] = {}
+        self._callbacks: dict[tuple[_hot.Reference, Callable[[Any], object]], list[DoneCallback]] = {}
         self._mailboxes: dict[_hot.Hold, tuple[int, Note]] = {}  # listened to or attended -> token, note
         self._untold: dict[Any, _hot.Reference] = {}  # notes for which the board had no token left
         self._polling = False  # a _turn is on its way
@@ -214,11 +178,11 @@ class LoopPort:
         stop: Callable[[Any], bool] | None = None,
     ) -> None:
         """Awaits `count` of the references that are not done yet, or one of them that `stop` accepts."""
-        countdown = _Countdown(self._require_loop().create_future(), count, stop)
+        countdown = Countdown(self._require_loop().create_future(), count, stop)
         notes = []
         try:
             for reference in references:
-                note = _Counted(countdown, reference)
+                note = Counted(countdown, reference)
                 if self._watch(reference, note):
                     notes.append(note)
                 else:
@@ -240,7 +204,7 @@ class LoopPort:
     ) -> None:
         """Runs `callback(reference)` in the loop once it is done; soon when it is done already."""
         self._require_loop()
-        note = _DoneCallback(self, reference, callback, context)
+        note = DoneCallback(self._call_back, reference, callback, context)
         self._callbacks.setdefault((reference, callback), []).append(note)
         if not self._watch(reference, note):
             note()
@@ -253,15 +217,17 @@ class LoopPort:
             self._unwatch(note)
         return len(waiting)
 
-    def drop_callback(
-        self, note: _DoneCallback, reference: _hot.Reference, callback: Callable[[Any], object]
-    ) -> None:
-        """Forgets a callback that is being run."""
-        notes = self._callbacks.get((reference, callback))
+    def _call_back(self, note: DoneCallback) -> None:
+        """Has the loop run a callback that is due, and forgets it."""
+        key = note.reference, note.callback
+        notes = self._callbacks.get(key)
         if notes is not None:
             notes.remove(note)
             if not notes:
-                del self._callbacks[reference, callback]
+                del self._callbacks[key]
+        loop = self.loop()
+        if loop is not None:
+            loop.call_soon(note.callback, note.reference, context=note.context)
 
     # -- reading mailboxes
 
@@ -367,8 +333,12 @@ class LoopPort:
         notes = self._board.poll()
         if notes:
             self._quiet_at = now + self._spin_s
-            self._deliver(notes)
-        elif now >= self._quiet_at or not _hot.yield_cpu():
+            try:
+                self._deliver(notes)
+            finally:
+                loop.call_soon(self._turn)
+            return
+        if now >= self._quiet_at or not _hot.yield_cpu():
             idle = not (self._waiting or self._mailboxes)
             if idle or self._board.arm():
                 self._armed = not idle
@@ -377,8 +347,16 @@ class LoopPort:
         loop.call_soon(self._turn)
 
     def _deliver(self, notes: list[Any]) -> None:
-        for note in notes:
-            self._tell(note)
+        """Tells all of them; what one raises is raised, and the rest are told in the loop's next turn."""
+        told = 0
+        try:
+            for note in notes:
+                told += 1
+                self._tell(note)
+        finally:
+            loop = self.loop()
+            if told < len(notes) and loop is not None:
+                loop.call_soon(self._deliver, notes[told:])
         if self._untold:
             self._retry()
 
@@ -424,20 +402,24 @@ class LoopPort:
     def _look(self) -> None:
         """Finds rings that were lost, and the death of the node."""
         self._timer = None
+        try:
+            self._look_now()
+        finally:
+            if not self._closed and (self._waiting or self._mailboxes):
+                self._set_timer(LOOK_S if self._waiting else IDLE_LOOK_S)
+
+    def _look_now(self) -> None:
         if not _hot.node_alive():
             self._fail(self.gone_error)
-            for _, note in list(self._mailboxes.values()):
-                note()
+            self._deliver([note for _, note in self._mailboxes.values()])
         else:
             notes = self._board.poll(True)
             done = [note for note, reference in self._untold.items() if reference.is_done()]
             for note in done:
                 del self._untold[note]
             if notes or self._untold or done:
-                self._deliver(notes + done)
                 self._stir()
-        if self._waiting or self._mailboxes:
-            self._set_timer(LOOK_S if self._waiting else IDLE_LOOK_S)
+                self._deliver(notes + done)
 
     # -- the end
 
@@ -452,22 +434,23 @@ class LoopPort:
                 RuntimeError
             ):  # the runtime may have let go of the board before the port
                 self._unwatch(note)
-        for note in waiting:
-            if not isinstance(note, asyncio.Future):
-                note()
+        self._deliver([note for note in waiting if not isinstance(note, asyncio.Future)])
 
     def close(self, error: Callable[[], BaseException] = _gone) -> None:
         """Ends every wait with an error and gives back the socket and the board."""
         if self._closed:
             return
         loop = self.loop()
-        if loop is not None:
-            _ports.pop(id(loop), None)
-            if not loop.is_closed():
-                self._fail(error)
+        try:
+            for ports in (_ports, _ending):
+                if ports.get(self._key) is self:
+                    del ports[self._key]
+            if loop is not None and not loop.is_closed():
                 loop.remove_reader(self._socket.fileno())
-        self._cancel_timer()
-        self.release()
+                self._fail(error)
+        finally:
+            self._cancel_timer()
+            self.release()
 
     def forget(self) -> None:
         """In a forked child: leaves the loop and the parent's board alone."""

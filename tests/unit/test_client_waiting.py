@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -211,6 +212,103 @@ def test_closing_from_another_thread(runner: asyncio.Runner) -> None:
         await asyncio.to_thread(waiting.close_ports, lambda: RuntimeError("shut down"))
         with pytest.raises(RuntimeError, match="shut down"):
             await task
+
+    runner.run(main())
+
+
+def test_a_loop_that_was_busy_while_its_port_was_closed_waits_in_the_next_runtime(
+    runner: asyncio.Runner,
+) -> None:
+    def end_and_begin() -> None:
+        waiting.close_ports(lambda: RuntimeError("shut down"))
+        waiting.open_ports()
+
+    async def main() -> None:
+        place, old = Place(), current_port()
+        before = asyncio.create_task(result_of(place.ask()))
+        await waiters(old, 1)
+        thread = threading.Thread(target=end_and_begin)
+        thread.start()
+        thread.join()  # the loop has no turn meanwhile
+        after = asyncio.create_task(result_of(Place().ask()))
+        port = current_port()
+        assert port is not old
+        await waiters(port, 1)
+        with pytest.raises(RuntimeError, match="shut down"):
+            await before
+        assert current_port() is port
+        after.cancel()
+        await asyncio.gather(after, return_exceptions=True)
+
+    runner.run(main())
+    assert not waiting._ending
+
+
+def test_a_loop_that_is_closed_while_ports_are_closed_does_no_harm(
+    runner: asyncio.Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Closing:
+        """A loop that is closed just when it is asked to close its port."""
+
+        has_closed = False
+
+        def is_running(self) -> bool:
+            return True
+
+        def is_closed(self) -> bool:
+            return self.has_closed
+
+        def call_soon_threadsafe(self, *_: object) -> None:
+            self.has_closed = True
+            raise RuntimeError("Event loop is closed")
+
+    async def main() -> LoopPort:
+        return current_port()
+
+    port, loop = runner.run(main()), Closing()
+    monkeypatch.setattr(port, "loop", lambda: loop)
+    waiting.close_ports(lambda: RuntimeError("shut down"))
+    assert port._closed
+    assert not waiting._ending
+
+
+def test_a_note_that_raises_costs_the_others_nothing(runner: asyncio.Runner) -> None:
+    async def main() -> None:
+        raised: list[Any] = []
+        loop, port, place = asyncio.get_running_loop(), current_port(), Place()
+        loop.set_exception_handler(lambda _, context: raised.append(context["exception"]))
+
+        def note() -> None:
+            place.answer()
+            raise KeyError("a note's")
+
+        port.listen(place.mailbox, note)
+        await turns_until(lambda: not port._polling)
+        for _ in range(3):
+            ref, other = place.ask(), Place()
+            answered = other.ask()
+            task = asyncio.create_task(result_of(answered))
+            await waiters(port, 1)
+            other.answer("here")
+            assert await asyncio.wait_for(task, DEADLINE_S) == "here"
+            assert await asyncio.wait_for(result_of(ref), DEADLINE_S) is None
+        assert [type(error) for error in raised] == [KeyError] * 3
+        await turns_until(lambda: not port._polling)
+        port.ignore(place.mailbox)
+
+        told: list[str] = []
+        notes = [note_of(told, "first"), note_of(told, "second"), note_of(told, "third")]
+        with pytest.raises(KeyError):
+            port._deliver(notes)
+        await turns_until(lambda: len(told) == 3)
+        assert told == ["first", "second", "third"]
+
+    def note_of(told: list[str], name: str) -> Callable[[], None]:
+        def note() -> None:
+            told.append(name)
+            raise KeyError(name)
+
+        return note
 
     runner.run(main())
 
