@@ -3,73 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import gc
-import os
-import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-import uvloop
 
 from actorflow import _hot
-from actorflow.client import runtime, waiting
+from actorflow.client import waiting
 from actorflow.client.waiting import LoopPort, current_port
 from tests.conftest import wait_until
+from tests.unit.loop_ports import DEADLINE_S, Place, result_of, runner, segment, turns_until, waiters
 
-MIB = 1 << 20
-DEADLINE_S = 10.0
-
-
-@pytest.fixture(autouse=True)
-def segment() -> Iterator[None]:
-    runtime.configure()
-    _hot.create(os.urandom(16), 16, 64 * MIB, MIB, MIB, 50)
-    waiting.open_ports()
-    yield
-    waiting.close_ports(lambda: RuntimeError("over"))
-    _hot.detach()
-
-
-@pytest.fixture(params=[asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
-def runner(request: pytest.FixtureRequest) -> Iterator[asyncio.Runner]:
-    with asyncio.Runner(loop_factory=request.param) as made:
-        yield made
-
-
-class Place:
-    """Calls to a mailbox that this process answers itself."""
-
-    def __init__(self) -> None:
-        self.mailbox = _hot.make_mailbox(0, 0, 100_000)
-        self._call = _hot.Target(self.mailbox).call
-
-    def ask(self) -> Any:
-        return self._call(0, (), None)
-
-    def answer(self, value: Any = None) -> None:
-        call = _hot.take_nowait(self.mailbox)
-        assert call is not None
-        call.complete(value)
-
-    def answer_all(self, values: Iterable[Any]) -> None:
-        for value in values:
-            self.answer(value)
-
-
-async def result_of(ref: Any) -> Any:
-    return await ref
-
-
-async def waiters(port: LoopPort, count: int) -> None:
-    """Gives the loop turns until so many wait."""
-    await turns_until(lambda: len(port._waiting) == count)
-
-
-async def turns_until(condition: Callable[[], bool]) -> None:
-    """Gives the loop turns until the condition holds."""
-    while not condition():  # noqa: ASYNC110 - what is waited for has no event
-        await asyncio.sleep(0)
+__all__ = ["runner", "segment"]
 
 
 def test_there_is_one_port_for_each_loop(runner: asyncio.Runner) -> None:
@@ -186,92 +131,6 @@ def test_the_nodes_death_ends_every_wait(runner: asyncio.Runner, monkeypatch: py
     runner.run(main())
 
 
-def test_closing_ends_every_wait(runner: asyncio.Runner) -> None:
-    async def main() -> None:
-        place, port = Place(), current_port()
-        task = asyncio.create_task(result_of(place.ask()))
-        await waiters(port, 1)
-        waiting.close_ports(lambda: RuntimeError("shut down"))
-        with pytest.raises(RuntimeError, match="shut down"):
-            await task
-        port.close()
-        with pytest.raises(RuntimeError, match="waits no more"):
-            port.add_done_callback(place.ask(), print)
-        with pytest.raises(RuntimeError, match="shut down"):
-            current_port()
-        waiting.open_ports()
-        assert current_port() is not port
-
-    runner.run(main())
-
-
-def test_closing_from_another_thread(runner: asyncio.Runner) -> None:
-    async def main() -> None:
-        task = asyncio.create_task(result_of(Place().ask()))
-        await waiters(current_port(), 1)
-        await asyncio.to_thread(waiting.close_ports, lambda: RuntimeError("shut down"))
-        with pytest.raises(RuntimeError, match="shut down"):
-            await task
-
-    runner.run(main())
-
-
-def test_a_loop_that_was_busy_while_its_port_was_closed_waits_in_the_next_runtime(
-    runner: asyncio.Runner,
-) -> None:
-    def end_and_begin() -> None:
-        waiting.close_ports(lambda: RuntimeError("shut down"))
-        waiting.open_ports()
-
-    async def main() -> None:
-        place, old = Place(), current_port()
-        before = asyncio.create_task(result_of(place.ask()))
-        await waiters(old, 1)
-        thread = threading.Thread(target=end_and_begin)
-        thread.start()
-        thread.join()  # the loop has no turn meanwhile
-        after = asyncio.create_task(result_of(Place().ask()))
-        port = current_port()
-        assert port is not old
-        await waiters(port, 1)
-        with pytest.raises(RuntimeError, match="shut down"):
-            await before
-        assert current_port() is port
-        after.cancel()
-        await asyncio.gather(after, return_exceptions=True)
-
-    runner.run(main())
-    assert not waiting._ending
-
-
-def test_a_loop_that_is_closed_while_ports_are_closed_does_no_harm(
-    runner: asyncio.Runner, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    class Closing:
-        """A loop that is closed just when it is asked to close its port."""
-
-        has_closed = False
-
-        def is_running(self) -> bool:
-            return True
-
-        def is_closed(self) -> bool:
-            return self.has_closed
-
-        def call_soon_threadsafe(self, *_: object) -> None:
-            self.has_closed = True
-            raise RuntimeError("Event loop is closed")
-
-    async def main() -> LoopPort:
-        return current_port()
-
-    port, loop = runner.run(main()), Closing()
-    monkeypatch.setattr(port, "loop", lambda: loop)
-    waiting.close_ports(lambda: RuntimeError("shut down"))
-    assert port._closed
-    assert not waiting._ending
-
-
 def test_a_note_that_raises_costs_the_others_nothing(runner: asyncio.Runner) -> None:
     async def main() -> None:
         raised: list[Any] = []
@@ -311,44 +170,6 @@ def test_a_note_that_raises_costs_the_others_nothing(runner: asyncio.Runner) -> 
         return note
 
     runner.run(main())
-
-
-@pytest.mark.parametrize("make", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
-def test_a_port_ends_with_its_loop(make: Callable[[], asyncio.AbstractEventLoop]) -> None:
-    async def main() -> int:
-        place = Place()
-        task = asyncio.create_task(result_of(place.ask()))
-        await waiters(current_port(), 1)
-        place.answer()
-        await task
-        return current_port()._socket.fileno()
-
-    loop = make()
-    descriptor = loop.run_until_complete(main())
-    os.fstat(descriptor)
-    loop.close()
-    del loop
-    gc.collect()
-    assert not waiting._ports
-    with pytest.raises(OSError, match="Bad file descriptor"):
-        os.fstat(descriptor)
-
-
-def test_a_loop_that_was_closed_while_it_waited_is_swept() -> None:
-    loop = asyncio.new_event_loop()
-    task = loop.create_task(result_of(Place().ask()))
-    loop.run_until_complete(asyncio.sleep(0))
-    task.cancel()
-    loop.run_until_complete(asyncio.gather(task, return_exceptions=True))
-    loop.close()
-    assert len(waiting._ports) == 1
-
-    async def main() -> None:
-        current_port()
-
-    with asyncio.Runner() as other:
-        other.run(main())
-        assert [port.loop() for port in waiting._ports.values()] == [other.get_loop()]
 
 
 @pytest.fixture
