@@ -166,7 +166,8 @@ class _QueueActor:
     """The items, and the places of those that wait for room or for items, in their order of arrival.
 
     Between two calls there is either no item or no waiting getter, and either no room or no waiting putter. A place
-    is a future; whoever makes it done (an item or room, the time, a withdrawal) takes it out of its line.
+    is a future; whoever makes it done (an item or room, the time, a withdrawal) takes it out of its line. Only that of
+    a call that was cancelled is done, and in its line, until the call has its turn.
     """
 
     def __init__(self, maxsize: int) -> None:
@@ -255,12 +256,15 @@ class _QueueActor:
         while True:
             if self._putters and self._room() > 0:
                 place = next(iter(self._putters))
-                self._items.append(self._putters.pop(place))
-                place.set_result(True)
+                item = self._putters.pop(place)
+                if not place.cancelled():
+                    self._items.append(item)
+                    place.set_result(True)
             elif self._getters and self._items:
                 place = next(iter(self._getters))
                 del self._getters[place]
-                place.set_result([self._items.popleft()])
+                if not place.cancelled():
+                    place.set_result([self._items.popleft()])
             else:
                 return
 

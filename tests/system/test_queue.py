@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import actorflow as af
-from actorflow.util.queue import Empty, Full, Queue
+from actorflow.util.queue import Empty, Full, Queue, _QueueActor
 from tests.system import bodies
 
 DEADLINE_S = 10.0
@@ -199,3 +199,22 @@ def test_shutdown_ends_those_who_wait(queue: Queue) -> None:
     with pytest.raises(af.ActorDiedError):
         queue.put(1)
     queue.shutdown(force=True)
+
+
+@pytest.mark.parametrize("waits", ["getter", "putter"])
+async def test_a_wait_in_the_actor_that_is_cancelled_takes_no_item(waits: str) -> None:
+    """Between the cancelling of a call and its next turn its place is still in the line."""
+    made: Any = _QueueActor
+    actor = made.cls(1)
+    if waits == "putter":
+        assert await actor.put("first", 0, b"1")
+    wait = actor.get(None, b"2") if waits == "getter" else actor.put("late", None, b"2")
+    task = asyncio.create_task(wait)
+    await asyncio.sleep(0)
+    task.cancel()
+    if waits == "getter":
+        assert await actor.put("first", 0, b"3")
+    assert await actor.get(0, b"4") == ["first"]
+    assert await actor.qsize() == 0
+    with pytest.raises(asyncio.CancelledError):
+        await task
