@@ -199,18 +199,25 @@ class Connection:
 
 
 def _wait_for_end(process: subprocess.Popen[bytes], limit_s: float) -> None:
-    """Waits until a child has ended and reaps it; Popen.wait with a timeout would look only every 50 ms."""
+    """Waits until a child has ended and reaps it; Popen.wait with a timeout would look only every 50 ms.
+
+    Other threads may do the same: while one of them reaps it, `poll` says that nothing is known.
+    """
     if process.poll() is not None:
         return
-    with contextlib.suppress(ProcessLookupError):  # another thread has reaped it meanwhile
+    try:
         pidfd = os.pidfd_open(process.pid)
-        try:
-            poll = select.poll()
-            poll.register(pidfd, select.POLLIN)
-            poll.poll(limit_s * 1000)
-        finally:
-            os.close(pidfd)
-    process.poll()
+    except ProcessLookupError:  # it was reaped since
+        process.wait()
+        return
+    try:
+        poll = select.poll()
+        poll.register(pidfd, select.POLLIN)
+        has_ended = bool(poll.poll(limit_s * 1000))
+    finally:
+        os.close(pidfd)
+    if has_ended:
+        process.wait()
 
 
 def _environment() -> dict[str, str]:
