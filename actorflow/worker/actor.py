@@ -211,8 +211,9 @@ class Host:
         body = self._regrouped.get(number)
         if body is None:
             method, group = handles.method_and_group(number)
-            body = self._regrouped[number] = copy.copy(self._bodies[method])
+            body = copy.copy(self._bodies[method])
             body.group = group
+            self._regrouped[number] = body  # only now: other threads find it there
         return body
 
     def _body_named(self, method: str) -> Body:

@@ -102,8 +102,8 @@ class ThreadsExecutor:
             thread = threading.Thread(
                 target=self._serve_beside, name=f"actor-{len(self._threads) + 1}", daemon=True
             )
+            thread.start()  # under the lock, and first: whoever finds it there may join it
             self._threads.append(thread)
-        thread.start()
 
     def _run(self, call: _hot.Call) -> None:
         name, retry_on = "method", None
