@@ -76,7 +76,8 @@ class Runtime:
         self._connection = connection
         self._node = _hot.Target(_hot.node_mailbox())
         self._queues: dict[Any, _hot.Target] = {}
-        self._bound: weakref.WeakSet[Bound] | None = None  # made at first use: most workers have none
+        # By id; made at first use: most workers have none.
+        self._bound: weakref.WeakValueDictionary[int, Bound] | None = None
 
     # -- asking the node
 
@@ -148,16 +149,20 @@ class Runtime:
 
     def rebind(self) -> None:
         """Where calls go has changed for this process: each function asks again at its next call."""
-        for bound in list(self._bound or ()):
-            bound.unbind()
+        for reference in (
+            self._bound.valuerefs() if self._bound is not None else ()
+        ):  # others may be added meanwhile
+            bound = reference()
+            if bound is not None:
+                bound.unbind()
 
     # -- the end
 
     def bind(self, bound: Bound) -> None:
         """Has `bound.unbind()` called when the runtime ends."""
         if self._bound is None:
-            self._bound = weakref.WeakSet()
-        self._bound.add(bound)
+            self._bound = weakref.WeakValueDictionary()
+        self._bound[id(bound)] = bound
 
     def death(self) -> errors.NodeDiedError:
         """The error for whoever finds the node gone."""
@@ -167,10 +172,13 @@ class Runtime:
     def shutdown(self) -> None:
         """Ends the runtime as `af.shutdown` does, if it is still the current one."""
         if self._begin_end():
-            self._finish_end()
+            try:
+                self._forget()
+            finally:  # also where that was interrupted: else there never could be another runtime
+                self._finish_end()
 
     def _begin_end(self) -> bool:
-        """Makes this process forget the runtime; False if it has already, or is a worker."""
+        """From now on this is not the runtime of this process; False if it was not, or is a worker's."""
         global _current, _ending
         if self.role is Role.WORKER:
             return False
@@ -178,13 +186,17 @@ class Runtime:
             if _current is not self:
                 return False
             _current, _ending = None, self
-        self._unbind()
-        waiting.close_ports(_ended)
         return True
 
+    def _forget(self) -> None:
+        """Makes this process forget what is of this runtime, and ends its waits."""
+        try:
+            self._unbind()
+        finally:
+            waiting.close_ports(_ended)
+
     def _unbind(self) -> None:
-        for bound in list(self._bound or ()):
-            bound.unbind()
+        self.rebind()
         for forget in _forgetters:
             forget()
 
@@ -235,7 +247,10 @@ class Runtime:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._begin_end():
-            await asyncio.shield(asyncio.to_thread(self._finish_end))
+            try:
+                self._forget()
+            finally:
+                await asyncio.shield(asyncio.to_thread(self._finish_end))
 
     def __repr__(self) -> str:
         facts = ", ".join(f"{name}={value!r}" for name, value in self._facts())

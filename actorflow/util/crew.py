@@ -67,7 +67,7 @@ class Crew:
         self._thread = threading.Thread(
             target=self._run, args=(size, self._loop), name="actorflow-crew", daemon=True
         )
-        _crews.add(self)
+        _crews[id(self)] = self
         self._thread.start()
 
     def submit(
@@ -223,14 +223,16 @@ class _Member:
         return function(*args, **kwargs)
 
 
-_crews: weakref.WeakSet[Crew] = weakref.WeakSet()
+_crews: weakref.WeakValueDictionary[int, Crew] = weakref.WeakValueDictionary()  # by id
 
 
 def _end_all() -> None:
     """The runtime ends: so do its crews, before memory is let go of."""
-    for crew in list(_crews):
-        crew.stop()
-        crew.join(END_TIMEOUT_S)
+    for reference in _crews.valuerefs():  # a list at once: other threads may make crews meanwhile
+        crew = reference()
+        if crew is not None:
+            crew.stop()
+            crew.join(END_TIMEOUT_S)
 
 
 runtime.at_end(_end_all)

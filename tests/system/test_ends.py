@@ -16,6 +16,7 @@ import pytest
 
 import actorflow as af
 from actorflow import _hot
+from actorflow.client import runtime as runtimes
 from tests.conftest import wait_until
 from tests.system import bodies
 from tests.system.channel_bodies import in_thread
@@ -91,18 +92,82 @@ WAITS = {"get": af.get, "wait": lambda ref: af.wait([ref]), "get many": lambda r
 
 @pytest.mark.parametrize("wait", WAITS.values(), ids=WAITS)
 def test_a_signal_handler_that_ends_the_runtime_ends_the_wait_that_it_interrupts(wait: Any) -> None:
-    before = signal.signal(signal.SIGALRM, lambda *_: af.shutdown())
+    def end_in_wait(*_: object) -> None:
+        if _hot.in_wait():
+            af.shutdown()
+        else:
+            signal.setitimer(signal.ITIMER_REAL, 0.01)
+
+    before = signal.signal(signal.SIGALRM, end_in_wait)
     try:
         with af.init(num_cpus=1):
             gate = bodies.Gate.remote()
             af.get(gate.arrived.remote(0))
             ref = gate.pass_through.remote()
-            signal.setitimer(signal.ITIMER_REAL, 0.01)
+            end_in_wait()
             with pytest.raises(RuntimeError, match="shut down while this thread waited"):
                 wait(ref)
     finally:
         signal.signal(signal.SIGALRM, before)
     assert not af.is_initialized()
+
+
+@pytest.mark.parametrize("is_awaited", [False, True])
+async def test_an_end_that_is_interrupted_leaves_room_for_another_runtime(
+    is_awaited: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runtimes, "_forgetters", [interrupt])
+    started = af.init(num_cpus=1)
+
+    async def end() -> None:
+        if is_awaited:
+            await started.__aexit__(None, None, None)
+        else:
+            started.shutdown()
+
+    with pytest.raises(KeyboardInterrupt):
+        await end()
+    monkeypatch.undo()
+    assert not _hot.attached()
+    with af.init(num_cpus=1):
+        assert await bodies.echo.remote(1) == 1
+
+
+class Noted:
+    """Something that is bound to a runtime."""
+
+    def __init__(self) -> None:
+        self.is_bound = True
+
+    def unbind(self) -> None:
+        self.is_bound = False
+
+
+def test_what_threads_bind_while_the_runtime_looks_for_what_is_bound_does_no_harm() -> None:
+    session = object.__new__(runtimes.Runtime)
+    session._bound = None
+    bound = [Noted() for _ in range(10)]
+    for one in bound:
+        session.bind(one)
+
+    def trace(frame: Any, *_: object) -> Any:
+        if Path(frame.f_code.co_filename).name in ("weakref.py", "_weakrefset.py"):
+            sys.settrace(None)
+            bound.append(Noted())
+            session.bind(bound[-1])
+            sys.settrace(trace)
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        session.rebind()
+    finally:
+        sys.settrace(before)
+    assert not any(one.is_bound for one in bound[:10])
 
 
 async def test_calls_made_while_the_runtime_ends_start_no_other() -> None:
