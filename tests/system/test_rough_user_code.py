@@ -65,8 +65,8 @@ def alarm() -> str:
         raise TimeoutError("rung")
 
     before = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, 0.05)
     try:
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
         threading.Event().wait(60)  # what the signal is to end
     except TimeoutError as error:
         return str(error)
