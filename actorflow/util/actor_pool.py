@@ -1,13 +1,15 @@
 """ActorPool: hands values to whichever of a fixed set of actors is free, and gives the results back.
 
 Nothing runs in the background: values that wait for an actor are sent on when a result is taken. Each method that
-waits has a twin with `_async`, which waits in the running loop.
+waits has a twin with `_async`, which waits in the running loop; any number of tasks may use those at once, and each
+result goes to one of them.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from time import monotonic
 from typing import Any
 
 from actorflow import errors
@@ -73,9 +75,7 @@ class ActorPool:
 
     async def get_next_async(self, timeout: float | None = None, ignore_if_timedout: bool = False) -> Any:
         """As get_next, in the running loop. StopAsyncIteration where none is left."""
-        number = self._first(StopAsyncIteration)
-        ready, _ = await aio.wait([self._mark(number)], timeout=timeout)
-        return await aio.get(self._taken(number, bool(ready), ignore_if_timedout))
+        return await self._next_async(lambda: [self._first(StopAsyncIteration)], timeout, ignore_if_timedout)
 
     def get_next_unordered(self, timeout: float | None = None, ignore_if_timedout: bool = False) -> Any:
         """The result that is done first. Raises what get_next does."""
@@ -89,11 +89,12 @@ class ActorPool:
         self, timeout: float | None = None, ignore_if_timedout: bool = False
     ) -> Any:
         """As get_next_unordered, in the running loop. StopAsyncIteration where none is left."""
-        first = self._first(StopAsyncIteration)
-        by_ref = self._marks()
-        ready, _ = await aio.wait(list(by_ref), timeout=timeout)
-        number = by_ref[ready[0]] if ready else first
-        return await aio.get(self._taken(number, bool(ready), ignore_if_timedout))
+
+        def numbers() -> list[int]:
+            first = self._first(StopAsyncIteration)
+            return [first, *(number for number in self._running if number != first)]
+
+        return await self._next_async(numbers, timeout, ignore_if_timedout)
 
     def map(self, fn: Function, values: Iterable[Any]) -> Iterator[Any]:
         """The results for all values, in their order. Results of earlier submits are given up."""
@@ -135,6 +136,20 @@ class ActorPool:
         self._return(actor)
 
     # -- inside
+
+    async def _next_async(
+        self, numbers: Callable[[], list[int]], timeout: float | None, ignore_if_timedout: bool
+    ) -> Any:
+        """The result of one of the `numbers()` on their way: the first that is done, if no other task takes it."""
+        begin, left_s = monotonic(), timeout
+        while True:
+            wanted = numbers()
+            by_ref = {self._mark(number): number for number in wanted}
+            ready, _ = await aio.wait(list(by_ref), timeout=left_s)
+            number = by_ref[ready[0]] if ready else wanted[0]
+            if number in self._running:
+                return await aio.get(self._taken(number, bool(ready), ignore_if_timedout))
+            left_s = None if timeout is None else max(0.0, begin + timeout - monotonic())
 
     def _first(self, nothing_left: type[Exception]) -> int:
         """The number of the oldest result that is on its way."""

@@ -197,3 +197,18 @@ def test_map_unordered_keeps_to_its_limit() -> None:
 def test_what_is_no_actor_is_refused() -> None:
     with pytest.raises(TypeError, match="actors must be actor handles, and 1 is none"):
         ActorPool([1, 2])  # type: ignore[list-item] # on purpose
+
+
+@pytest.mark.parametrize("take", [ActorPool.get_next_async, ActorPool.get_next_unordered_async])
+async def test_tasks_that_wait_at_once_get_a_result_each(actors: list[Any], take: Any) -> None:
+    pool = ActorPool(actors)
+    for number in range(6):
+        pool.submit(double, number)
+    waits = [take(pool, timeout=10) for _ in range(7)]
+    *results, last = sorted(await asyncio.gather(*waits, return_exceptions=True), key=_order)
+    assert results == [0, 2, 4, 6, 8, 10]
+    assert isinstance(last, StopAsyncIteration)
+
+
+def _order(result: Any) -> int:
+    return result if isinstance(result, int) else 100
