@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -27,6 +28,14 @@ LOOK_S = 0.1  # how often who waits for an answer sees whether the process that 
 _order: dict[
     tuple[int, int], threading.Lock
 ] = {}  # what comes from one rank comes in the order it was asked for
+
+
+def _forget() -> None:
+    """In a forked child: threads that are no more may have had the locks."""
+    _order.clear()
+
+
+os.register_at_fork(after_in_child=_forget)
 
 
 class Home(NamedTuple):

@@ -25,6 +25,7 @@ Event = tuple[str, int, int, int]  # name, native id of the thread, start and en
 
 _unsent: deque[Event] = deque(maxlen=UNSENT)
 _sender: threading.Thread | None = None
+_beginning = threading.Lock()
 _ending = threading.Event()
 
 
@@ -94,9 +95,13 @@ def _note(name: str, start_ns: int) -> None:
 
 
 def _begin() -> None:
+    """One sender, however many threads have ended their first calls just now."""
     global _sender
-    _sender = threading.Thread(target=_send_until_end, name="actorflow-timeline", daemon=True)
-    _sender.start()
+    with _beginning:
+        if _sender is None:
+            sender = threading.Thread(target=_send_until_end, name="actorflow-timeline", daemon=True)
+            sender.start()
+            _sender = sender  # only now: `finish` joins it
 
 
 def _send_until_end() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import threading
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from typing import Any
@@ -81,3 +82,12 @@ def test_the_trace_names_processes_and_orders_calls() -> None:
         {"ph": "X", "cat": "actor", "name": "Counter.say", "pid": 7, "tid": 71, "ts": 5.0, "dur": 2.0},
     ]
     assert trace([]) == []
+
+
+def test_calls_that_end_first_at_once_have_one_sender(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[threading.Thread] = []
+    monkeypatch.setattr(timeline, "_sender", None)
+    monkeypatch.setattr(threading.Thread, "start", lambda thread: started.append(thread))
+    timeline._begin()  # of two threads that both saw none
+    timeline._begin()
+    assert started == [timeline._sender]
