@@ -14,7 +14,7 @@ from actorflow.actor import ActorHandle
 from tests.conftest import wait_until
 from tests.system import bodies
 
-DEADLINE_S = 10.0
+DEADLINE_S = 30.0
 
 pytestmark = pytest.mark.usefixtures("runtime")
 

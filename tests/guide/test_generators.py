@@ -12,7 +12,7 @@ import pytest
 import actorflow as ray
 from tests.system import bodies
 
-DEADLINE_S = 10.0
+DEADLINE_S = 30.0
 
 pytestmark = pytest.mark.usefixtures("runtime")
 

@@ -11,7 +11,7 @@ from actorflow.util.scheduling_strategies import (
     PlacementGroupSchedulingStrategy,
 )
 
-DEADLINE_S = 10.0
+DEADLINE_S = 30.0
 
 pytestmark = pytest.mark.usefixtures("runtime")
 

@@ -13,7 +13,7 @@ from actorflow import _hot
 from tests.conftest import wait_until
 
 SLOT_BYTES = 4096
-DEADLINE_S = 20.0
+DEADLINE_S = 30.0
 
 
 @af.remote(num_cpus=0)

@@ -21,7 +21,7 @@ from tests.conftest import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 MARK = "ACTORFLOW_TEST_MARK"
-END_DEADLINE_S = 10.0
+END_DEADLINE_S = 30.0
 RUN_DEADLINE_S = 60.0
 
 # Says what it has started in one line of JSON, then waits for a task that never ends, or does what it is told.

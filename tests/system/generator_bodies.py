@@ -12,7 +12,7 @@ import actorflow as af
 from actorflow import _hot
 from actorflow.shm.store import Store
 
-DEADLINE_S = 10.0
+DEADLINE_S = 30.0
 
 
 @af.remote

@@ -17,7 +17,7 @@ from actorflow.errors import DeathKind
 from tests.conftest import wait_until
 from tests.system import bodies
 
-DEADLINE_S = 10.0
+DEADLINE_S = 30.0
 
 pytestmark = pytest.mark.usefixtures("runtime")
 

@@ -19,7 +19,7 @@ import actorflow as af
 from actorflow.client import blocking, waiting
 from tests.system import bodies
 
-DEADLINE_S = 20.0
+DEADLINE_S = 30.0
 LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
 
 pytestmark = pytest.mark.usefixtures("runtime")

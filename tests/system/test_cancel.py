@@ -21,7 +21,7 @@ from tests.system.bodies import Counter, Gate, echo
 pytestmark = pytest.mark.usefixtures("runtime")
 
 LONG_S = 60.0  # far beyond each test's deadline: what is not interrupted fails it
-DEADLINE_S = 20.0
+DEADLINE_S = 30.0
 
 
 @af.remote(num_cpus=0)

@@ -17,7 +17,7 @@ from tests.system import bodies
 
 pytestmark = pytest.mark.usefixtures("runtime")
 
-DEADLINE_S = 10.0
+DEADLINE_S = 30.0
 
 
 def facts() -> dict[str, Any]:

@@ -11,7 +11,7 @@ import actorflow as af
 from tests.system.bodies import Gate
 
 pytestmark = pytest.mark.usefixtures("runtime")
-DEADLINE_S = 15.0
+DEADLINE_S = 30.0
 LONG_S = 0.35  # several looks
 
 

@@ -17,7 +17,7 @@ from tests.system import bodies
 pytestmark = pytest.mark.usefixtures("runtime")
 
 LARGE_BYTES = 300_000
-DEADLINE_S = 20.0
+DEADLINE_S = 30.0
 
 
 class Holding(Exception):

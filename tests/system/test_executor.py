@@ -16,7 +16,7 @@ from actorflow.util.executor import ActorflowExecutor
 from tests.conftest import wait_until
 from tests.system import bodies
 
-DEADLINE_S = 10.0
+DEADLINE_S = 30.0
 
 pytestmark = pytest.mark.usefixtures("runtime")
 

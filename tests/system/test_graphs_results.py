@@ -20,7 +20,7 @@ from tests.system.graph_bodies import Adder, Gate, Stepper
 from tests.system.graph_wiring import added, chain
 
 pytestmark = pytest.mark.usefixtures("runtime")
-TIMEOUT_S = 20
+TIMEOUT_S = 30
 
 
 async def test_all_who_await_results_at_once_get_them() -> None:

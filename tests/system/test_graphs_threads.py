@@ -18,7 +18,7 @@ from tests.system.graph_bodies import Adder, Gate
 from tests.system.graph_wiring import added
 
 pytestmark = pytest.mark.usefixtures("runtime")
-TIMEOUT_S = 20
+TIMEOUT_S = 30
 
 
 async def test_a_result_is_awaited_while_a_thread_waits_for_a_later_one() -> None:

@@ -17,7 +17,7 @@ from tests.conftest import wait_until
 from tests.system import bodies
 
 ROOT = Path(__file__).parents[2]
-DEADLINE_S = 20.0
+DEADLINE_S = 30.0
 
 
 @pytest.fixture

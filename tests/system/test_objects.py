@@ -15,7 +15,7 @@ from tests.conftest import wait_until
 from tests.system import bodies
 from tests.system.conftest import STORE_BYTES, stored_bytes
 
-DEADLINE_S = 10.0
+DEADLINE_S = 30.0
 LARGE = 300_000  # numbers: 2.4 MB
 
 pytestmark = pytest.mark.usefixtures("runtime")

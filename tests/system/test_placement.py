@@ -30,7 +30,7 @@ from tests.system import bodies
 
 pytestmark = pytest.mark.usefixtures("runtime")
 
-DEADLINE_S = 10.0
+DEADLINE_S = 30.0
 
 
 @af.remote(num_cpus=1)

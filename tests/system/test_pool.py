@@ -21,7 +21,7 @@ import actorflow as af
 from actorflow.util.multiprocessing import Pool
 from tests.system import bodies
 
-DEADLINE_S = 10.0
+DEADLINE_S = 30.0
 
 pytestmark = pytest.mark.usefixtures("runtime")
 

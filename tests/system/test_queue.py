@@ -17,7 +17,7 @@ import actorflow as af
 from actorflow.util.queue import Empty, Full, Queue, _QueueActor
 from tests.system import bodies
 
-DEADLINE_S = 10.0
+DEADLINE_S = 30.0
 
 pytestmark = pytest.mark.usefixtures("runtime")
 

@@ -15,7 +15,7 @@ from actorflow.client import runtime, waiting
 from actorflow.client.waiting import LoopPort
 
 MIB = 1 << 20
-DEADLINE_S = 10.0
+DEADLINE_S = 30.0
 
 
 @pytest.fixture(autouse=True)

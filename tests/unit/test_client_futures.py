@@ -14,7 +14,7 @@ from actorflow import _hot
 from actorflow.client import futures, runtime, waiting
 
 MIB = 1 << 20
-DEADLINE_S = 10.0
+DEADLINE_S = 30.0
 
 
 @pytest.fixture(autouse=True)
