@@ -443,8 +443,9 @@ def put(value: Any) -> Any:
 # Done cells: with ERROR bytes and what they name; with the error of a closed mailbox (ValueError: it is open).
 def put_error(data: bytes, holds: Sequence[Hold] = ()) -> Any: ...
 def refused(mailbox: Hold) -> Any: ...
-def get(reference: Reference, timeout: float | None = None) -> Any:
-    """Spins, then sleeps until done (GIL kept for the first 20 us). TimeoutError; NodeGoneError; the stored error."""
+def get(reference: Reference, timeout: float | None = None, before: Callable[..., object] = ...) -> Any:
+    """Spins, then sleeps until done (GIL kept for the first 20 us). TimeoutError; NodeGoneError; the stored error.
+    `before(reference, timeout)` is called where it is not done; what it raises is raised."""
 
 def get_many(references: Sequence[Reference], timeout: float | None = None) -> list[Any]: ...
 def wait(

@@ -112,14 +112,19 @@ int hot_wait_cell(struct session *session, af_off cell, uint64_t deadline_ns) {
   return status;
 }
 
-/* get(reference, timeout=None) */
+/* get(reference, timeout=None, before=nothing): `before(reference, timeout)` is called where it is not done. */
 static PyObject *wait_get(PyObject *module, PyObject *const *args, Py_ssize_t count) {
   (void)module;
   uint64_t deadline_ns;
   struct hold *hold = count > 0 ? hot_hold_of(args[0], AF_KIND_CELL) : NULL;
   if (!hold) {
-    if (!PyErr_Occurred()) PyErr_SetString(PyExc_TypeError, "get(reference, timeout=None)");
+    if (!PyErr_Occurred()) PyErr_SetString(PyExc_TypeError, "get(reference, timeout=None, before=nothing)");
     return NULL;
+  }
+  if (count > 2 && !af_cell_is_done(&hold->session->client, hold->block)) {
+    PyObject *looked = PyObject_CallFunctionObjArgs(args[2], args[0], args[1], NULL);
+    Py_XDECREF(looked);
+    if (!looked || !(hold = hot_hold_of(args[0], AF_KIND_CELL))) return NULL;
   }
   if (hot_deadline(count > 1 ? args[1] : NULL, &deadline_ns) < 0) return NULL;
   if (hot_wait_cell(hold->session, hold->block, deadline_ns) < 0) return NULL;

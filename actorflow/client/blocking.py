@@ -69,10 +69,8 @@ def node_error() -> BaseException:
 
 def get_one(reference: _hot.Reference, timeout: float | None = None) -> Any:
     """The value of a reference. Raises its error, GetTimeoutError, DeadlockError, NodeDiedError."""
-    if not reference.is_done():
-        before_blocking((reference,), 1, timeout)
     try:
-        return _hot.get(reference, timeout)
+        return _hot.get(reference, timeout, _before_one)
     except TimeoutError as error:
         if type(error) is not TimeoutError:  # the call's own
             raise
@@ -81,6 +79,10 @@ def get_one(reference: _hot.Reference, timeout: float | None = None) -> Any:
         raise circular(found) from None
     except _hot.NodeGoneError:
         raise node_error() from None
+
+
+def _before_one(reference: _hot.Reference, timeout: float | None) -> None:
+    before_blocking((reference,), 1, timeout)
 
 
 def get_many(references: list[Any], timeout: float | None = None) -> list[Any]:
