@@ -330,21 +330,29 @@ class LoopPort:
         if self._closed or loop is None:
             return
         now = monotonic()
-        notes = self._board.poll()
-        if notes:
-            self._quiet_at = now + self._spin_s
-            try:
-                self._deliver(notes)
-            finally:
-                loop.call_soon(self._turn)
-            return
-        if now >= self._quiet_at or not _hot.yield_cpu():
-            idle = not (self._waiting or self._mailboxes)
-            if idle or self._board.arm():
-                self._armed = not idle
-                self._polling = False
+        try:
+            notes = self._board.poll()
+            if not notes and self._falls_asleep(now):
                 return
-        loop.call_soon(self._turn)
+        except RuntimeError:  # the runtime has let go of the board, and `close` is on its way to this loop
+            return
+        try:
+            if notes:
+                self._quiet_at = now + self._spin_s
+                self._deliver(notes)
+        finally:
+            loop.call_soon(self._turn)
+
+    def _falls_asleep(self, now: float) -> bool:
+        """Nothing was there: looks no more if that is so for long enough."""
+        if now < self._quiet_at and _hot.yield_cpu():
+            return False
+        idle = not (self._waiting or self._mailboxes)
+        if not idle and not self._board.arm():
+            return False
+        self._armed = not idle
+        self._polling = False
+        return True
 
     def _deliver(self, notes: list[Any]) -> None:
         """Tells all of them; what one raises is raised, and the rest are told in the loop's next turn."""
@@ -382,7 +390,8 @@ class LoopPort:
             self._socket.recv(DATAGRAM_BYTES)
         except BlockingIOError:
             return
-        self._stir()
+        with contextlib.suppress(RuntimeError):  # as in _turn
+            self._stir()
 
     # -- the timed look
 
@@ -402,6 +411,8 @@ class LoopPort:
     def _look(self) -> None:
         """Finds rings that were lost, and the death of the node."""
         self._timer = None
+        if not _hot.attached():  # as in _turn
+            return
         try:
             self._look_now()
         finally:
@@ -413,7 +424,10 @@ class LoopPort:
             self._fail(self.gone_error)
             self._deliver([note for _, note in self._mailboxes.values()])
         else:
-            notes = self._board.poll(True)
+            try:
+                notes = self._board.poll(True)
+            except RuntimeError:  # as in _turn
+                return
             done = [note for note, reference in self._untold.items() if reference.is_done()]
             for note in done:
                 del self._untold[note]

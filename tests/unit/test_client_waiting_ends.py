@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import socket
 import threading
 from collections.abc import Callable
 
 import pytest
 import uvloop
 
+from actorflow import _hot
 from actorflow.client import waiting
 from actorflow.client.waiting import LoopPort, current_port
 from tests.unit.loop_ports import Place, result_of, runner, segment, waiters
@@ -46,6 +48,30 @@ def test_closing_from_another_thread(runner: asyncio.Runner) -> None:
             await task
 
     runner.run(main())
+
+
+def test_a_loop_says_nothing_when_the_runtime_ends_before_its_port(runner: asyncio.Runner) -> None:
+    """Another thread closes the ports, which this loop hears of in a later turn, and lets go of the memory."""
+    said = []
+
+    async def main() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: said.append(context))
+        port = current_port()
+        task = asyncio.create_task(result_of(Place().ask()))
+        await waiters(port, 1)
+        _hot.detach()
+        port._turn()
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ringer:
+            ringer.sendto(b"x", port._socket.getsockname())
+        port._look()
+        for _ in range(5):
+            await asyncio.sleep(0)
+        port.close(lambda: RuntimeError("shut down"))
+        with pytest.raises(RuntimeError, match="shut down"):
+            await task
+
+    runner.run(main())
+    assert not said
 
 
 def test_a_loop_that_was_busy_while_its_port_was_closed_waits_in_the_next_runtime(
