@@ -78,6 +78,7 @@ class _Completer:
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._is_ending = False
         self._thread = threading.Thread(target=self._run, name="actorflow-futures", daemon=True)
         self._thread.start()
 
@@ -122,7 +123,14 @@ class _Completer:
         self._loop.run_until_complete(self._loop.shutdown_default_executor())
         self._loop.close()
 
+    def _end(self) -> None:
+        """Once: another stop would break off the waits for the end."""
+        if not self._is_ending:
+            self._is_ending = True
+            self._loop.stop()
+
     def stop(self) -> None:
-        self._loop.call_soon_threadsafe(self._loop.stop)
+        with contextlib.suppress(RuntimeError):  # the loop is closed: it has ended
+            self._loop.call_soon_threadsafe(self._end)
         if threading.current_thread() is not self._thread:  # a future's callback runs in it
             self._thread.join(STOP_TIMEOUT_S)

@@ -40,7 +40,7 @@ def test_a_future_that_was_just_asked_for_is_done_when_the_runtime_ends() -> Non
     held = threading.Event()
     completer._loop.call_soon_threadsafe(held.wait)
     late = futures.future_of(unanswered())
-    completer._loop.call_soon_threadsafe(completer._loop.stop)  # in the turn in which its task is made
+    completer._loop.call_soon_threadsafe(completer._end)  # in the turn in which its task is made
     held.set()
     futures.stop()
     with pytest.raises(RuntimeError, match="shut down"):
