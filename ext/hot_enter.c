@@ -127,7 +127,5 @@ static PyMethodDef functions[] = {
 
 int hot_add_enter(PyObject *module) {
   entering_type = (PyTypeObject *)PyType_FromSpec(&spec);
-  return entering_type && PyModule_AddObjectRef(module, "Entering", (PyObject *)entering_type) == 0 &&
-                 PyModule_AddFunctions(module, functions) == 0
-             ? 0 : -1;
+  return entering_type && PyModule_AddFunctions(module, functions) == 0 ? 0 : -1;
 }
