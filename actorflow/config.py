@@ -39,7 +39,7 @@ class Config:
     """The tunables of one process. Made by `read`; defaults need no environment at all."""
 
     address: str = _row(
-        "", "unset, af.init() starts a private node; 'auto' or host:port attaches to one that runs"
+        "", "unset, af.init() starts a private node; 'auto' or a node's name attaches to one that runs"
     )
     spin_us: int = _row(
         50,

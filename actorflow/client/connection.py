@@ -252,11 +252,6 @@ def _words(descriptor: int, options: InitOptions) -> list[str]:
 
 def _connected(address: str) -> socket.socket:
     """A connection to the shared node at `address`: its name, or "auto" for the one that is there."""
-    if ":" in address:
-        raise NotImplementedError(
-            f"init({address!r}): nodes of other machines cannot be reached yet; allowed are "
-            '"local", "auto" and what "actorflow start" prints'
-        )
     name = address
     if address == "auto":
         found = shared_nodes(UNIX_SOCKETS.read_text(), os.getuid())

@@ -54,7 +54,7 @@ class Pressure:
         assert self._wanted_bytes >= 0
 
 
-class Sequence:
+class ReadAhead:
     """The order in which values were written: who reads one after another in that order soon wants the next.
 
     Only what is not back yet is asked for, so what was read ahead may be missing between two that are. Invariant:

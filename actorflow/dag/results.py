@@ -210,20 +210,13 @@ class ResultStream:
 
     def take_dropped(self, wait_for: int, timeout_s: float) -> None:
         """Takes from the channel what nobody has a ref to; waits for that of the execution `wait_for`. TimeoutError."""
+
+        def take() -> None:
+            while self._is_unwanted(self.position) and (self.position <= wait_for or self._reader.ready()):
+                self._read(self.position, timeout_s, timeout_s)
+
         try:
-            with self._lock:
-                self._refuse_reentry()
-                self._is_reading = True
-                try:
-                    while self._is_unwanted(self.position) and (
-                        self.position <= wait_for or self._reader.ready()
-                    ):
-                        self._read(self.position, timeout_s, timeout_s)
-                except BaseException:
-                    self._catch_up()
-                    raise
-                finally:
-                    self._is_reading = False
+            self._with_lock(take, waits=True)
         finally:
             self._wake_one()
 
@@ -242,6 +235,27 @@ class ResultStream:
         self._waiting.clear()
 
     # -- reading
+
+    def _with_lock(self, read: Callable[[], None], waits: bool) -> bool:
+        """Has `read` done under the lock. False: another thread has it, and `waits` is not set. `get` does the same."""
+        try:
+            if not self._lock.acquire(blocking=waits):
+                return False
+            self._refuse_reentry()
+            self._is_reading = True
+            try:
+                read()
+            except BaseException:
+                self._catch_up()
+                raise
+            finally:
+                self._is_reading = False
+            return True
+        finally:
+            try:
+                self._lock.release()
+            except RuntimeError:  # it was not had
+                pass
 
     def _read(self, wanted: int, left_s: float | None, timeout: float | None) -> None:
         """Takes the next result from the channel."""
@@ -340,25 +354,12 @@ class ResultStream:
 
     def _take_what_is_there(self, index: int) -> bool:
         """Reads up to `index` without waiting. False: another thread has the lock, and wakes who awaits after that."""
-        try:
-            if not self._lock.acquire(blocking=False):
-                return False
-            self._refuse_reentry()
-            self._is_reading = True
-            try:
-                while self.position <= index and self._reader.ready():
-                    self._read(index, 0.0, 0.0)
-            except BaseException:
-                self._catch_up()
-                raise
-            finally:
-                self._is_reading = False
-            return True
-        finally:
-            try:
-                self._lock.release()
-            except RuntimeError:  # it was not had
-                pass
+
+        def take() -> None:
+            while self.position <= index and self._reader.ready():
+                self._read(index, 0.0, 0.0)
+
+        return self._with_lock(take, waits=False)
 
     def _wake_one(self) -> None:
         """One of those who wait is to watch, if nobody does; so are those before it whose loop does not run now."""
@@ -371,10 +372,8 @@ class ResultStream:
                     return
 
     def _wake(self, concerns: Callable[[int], bool]) -> None:
-        for (
-            future,
-            index,
-        ) in self._waiting.copy().items():  # at once: others come and go in threads of their own
+        waiting = self._waiting.copy()  # at once: others come and go in threads of their own
+        for future, index in waiting.items():
             if concerns(index):
                 _resolve(future)
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from actorflow import _hot, config
 from actorflow.client.waiting import LoopPort
-from actorflow.core.spilling import Pressure, Sequence
+from actorflow.core.spilling import Pressure, ReadAhead
 from actorflow.node.disks import Disks, Place
 from actorflow.node.lineage import Rebuilder
 from actorflow.node.log import warn
@@ -63,7 +63,7 @@ class Spiller:
         self._threads = ThreadPoolExecutor(self._writers + READERS, thread_name_prefix="spill")
         self._reading = asyncio.Semaphore(READERS)
         self._places: dict[int, Place] = {}
-        self._sequence = Sequence()
+        self._read_ahead = ReadAhead()
         self._restoring: dict[int, asyncio.Task[None]] = {}
         self._ahead: set[int] = set()
         self._room_made = asyncio.Event()
@@ -137,7 +137,7 @@ class Spiller:
     def _forget(self, spilled: int) -> None:
         """A spilled value is no more: freed, or back in memory."""
         place = self._places.pop(spilled, None)
-        self._sequence.forget(spilled)
+        self._read_ahead.forget(spilled)
         self._spill.free(spilled)
         if place is not None:
             self._threads.submit(place.disk.free, place.where)
@@ -230,7 +230,7 @@ class Spiller:
                 self._threads.submit(place.disk.free, place.where)
         elif place is not None:
             self._places[spilled] = place
-            self._sequence.written(spilled)
+            self._read_ahead.written(spilled)
             self.spilled_bytes += pins.bytes
         self._ring()
 
@@ -246,7 +246,7 @@ class Spiller:
     def _begin_asked(self, spilled: int) -> None:
         """Brings back what somebody wants, and what is likely to be wanted next."""
         self._begin_restoring(spilled)
-        for following in self._sequence.asked(spilled):
+        for following in self._read_ahead.asked(spilled):
             if following not in self._restoring:
                 self._begin_restoring(following)
                 self._ahead.add(following)

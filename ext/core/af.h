@@ -20,7 +20,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define AF_VERSION 1u            /* of the segment's layout; another version is refused by name */
+#define AF_VERSION 2u            /* of the segment's layout; another version is refused by name */
 #define AF_MAGIC 0x3130776f6c666361ull /* "acflow01" */
 #define AF_LINE 64u
 #define AF_PAGE 4096u

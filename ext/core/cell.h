@@ -109,8 +109,9 @@ static inline af_off af_entry_call(const struct af_client *client, af_off entry)
 void af_cell_on_its_way(struct af_client *client, af_off cell);
 
 /* Allocates a call with room for `references` and `bytes`, and for a result of at least `reserve` bytes.
- * AF_TOO_LARGE: more than a message can have. Count 1 (the caller's). The caller fills in references, arguments and so on (all 0), and if there are arguments, puts
- * the mailbox among the references (counted): a call that waits keeps it alive. */
+ * AF_TOO_LARGE: more than a message can have. Count 1 (the caller's). The caller fills in references, arguments and so
+ * on (all 0), and if there are arguments, puts the mailbox among the references (counted): a call that waits keeps it
+ * alive. */
 int af_cell_create(struct af_client *client, uint32_t references, uint64_t bytes, uint64_t reserve, af_off *cell);
 static inline af_off *af_cell_references(const struct af_client *client, af_off cell);
 static inline af_off af_cell_followers(const struct af_client *client, af_off cell); /* first of the list */

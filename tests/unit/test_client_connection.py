@@ -8,7 +8,6 @@ import sys
 
 import pytest
 
-import actorflow as af
 from actorflow.client import connection
 
 
@@ -45,10 +44,3 @@ def test_a_process_that_another_thread_reaps_has_ended() -> None:
     process = BeingReaped([sys.executable, "-c", "raise SystemExit(3)"])
     connection._wait_for_end(process, 10.0)
     assert process.returncode == 3
-
-
-@pytest.mark.parametrize("address", ["127.0.0.1:6379", "other:1"])
-def test_a_node_of_another_machine_is_refused_by_name(address: str) -> None:
-    with pytest.raises(NotImplementedError, match=f"{address}.*other machines"):
-        af.init(address)
-    assert not af.is_initialized()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import concurrent.futures
-import os
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -11,21 +10,16 @@ from typing import Any
 import pytest
 
 from actorflow import _hot
-from actorflow.client import futures, runtime, waiting
+from actorflow.client import futures
+from tests.unit.loop_ports import DEADLINE_S, segment
 
-MIB = 1 << 20
-DEADLINE_S = 30.0
+__all__ = ["segment"]
 
 
 @pytest.fixture(autouse=True)
-def segment() -> Iterator[None]:
-    runtime.configure()
-    _hot.create(os.urandom(16), 16, 64 * MIB, MIB, MIB, 50)
-    waiting.open_ports()
+def ended(segment: None) -> Iterator[None]:
     yield
-    waiting.close_ports(lambda: RuntimeError("over"))
     futures.stop()
-    _hot.detach()
 
 
 def unanswered() -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actorflow.core.spilling import HOLD_S, Pressure, Sequence
+from actorflow.core.spilling import HOLD_S, Pressure, ReadAhead
 
 CAPACITY = 1000
 
@@ -59,8 +59,8 @@ def test_never_more_than_the_store(asks: list[tuple[float, int, int, int]]) -> N
         assert pressure.excess_bytes(now_s, used, 0) <= used
 
 
-def sequence_of(count: int) -> Sequence:
-    sequence = Sequence()
+def sequence_of(count: int) -> ReadAhead:
+    sequence = ReadAhead()
     for value in range(100, 100 + count):
         sequence.written(value)
     return sequence

@@ -70,7 +70,6 @@ ACCEPTED: dict[str, list[tuple[Any, Any]]] = {
     "tensor_transport": [("auto", "auto"), ("NCCL", "nccl"), ("gloo", "gloo"), ("shm", "shm")],
     "address": [
         ("auto", "auto"),
-        ("head.example:6379", "head.example:6379"),
         ("actorflow/0/ab12", "actorflow/0/ab12"),
     ],
     "labels": [({"zone": "a"}, (("zone", "a"),))],
@@ -111,7 +110,7 @@ REFUSED: dict[str, tuple[list[Any], list[Any]]] = {
     "concurrency_groups": ([["io"], {"io": "2"}, {1: 1}], [{"io": 0}]),
     "concurrency_group": TEXTS,
     "tensor_transport": ([1, True], ["", "mpi"]),
-    "address": ([1], ["", "host", "host:", "host:0", "host:70000", "host:port", "http://host:1"]),
+    "address": ([1], ["", "host", "actorflow", "actorflow/x/1"]),
     "labels": ([[], {"zone": None}], [{"zone": ""}]),
     "object_store_memory": (["1 GB", True], [0, 1000]),
     "log_to_driver": SWITCHES,
@@ -230,6 +229,12 @@ def test_taking_an_existing_actor_needs_its_name() -> None:
     with pytest.raises(ValueError, match="get_if_exists needs the option name"):
         ActorOptions(get_if_exists=True)
     assert ActorOptions(name="n").merged(get_if_exists=True).get_if_exists
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:6379", "ray://head:10001"])
+def test_a_node_of_another_machine_is_refused_by_name(address: str) -> None:
+    with pytest.raises(NotImplementedError, match=f"address '{address}': nodes of other machines"):
+        InitOptions(address=address)
 
 
 @pytest.mark.parametrize(
