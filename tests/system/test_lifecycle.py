@@ -298,6 +298,7 @@ OWN_HELLO = messages.Hello(messages.WIRE_VERSION, os.getuid(), os.getpid(), mess
         ),
         (framing.encode(OWN_HELLO) * 2, "order", "at this point"),
     ],
+    ids=["http", "text", "short", "no_hello", "welcome", "version", "uid", "pid", "role", "twice"],
 )
 def test_who_breaks_the_rules_is_refused_by_name(
     mark: str, shared_node: SharedNode, said: bytes, reason: str, text: str
