@@ -59,7 +59,7 @@ struct session {
   struct hold *pinned; /* list of views: detach keeps their holds */
   struct target *targets; /* list: detach closes their lanes */
   struct end *ends;       /* list: detach closes their channels */
-  uint8_t mail_doubt, reply_doubt; /* how often in a row spinning was in vain: see hot_wait.c */
+  int8_t mail_doubt, reply_doubt; /* how often in a row spinning was in vain: see hot_wait.c */
   bool attached, shed; /* shed: after a detach only views have holds */
   int pid;
 };
@@ -208,7 +208,7 @@ struct end {              /* of a channel: Writer or Reader */
   uint32_t number;        /* AF_CHANNEL_WRITER, or 1 + a reader's */
   uint32_t epoch;         /* of the process that claimed it, and its slot */
   uint16_t slot;
-  uint8_t doubt;          /* see hot_wait.c */
+  int8_t doubt;           /* see hot_wait.c */
   uint8_t state;          /* of the channel when it was closed here */
   bool busy;              /* a thread writes, reads or waits */
   bool shut;              /* closed here, or not yet claimed */
@@ -267,9 +267,10 @@ size_t hot_give_back(void);    /* a child's copies of it that are unchanged, onc
 int hot_add_waits(PyObject *module);
 int hot_add_board(PyObject *module);
 /* How long to spin: with the GIL, then without. `doubt` grows each time that it was in vain (begin_ns: when the wait began). */
-uint64_t hot_spin_first(const struct af_client *client, uint8_t doubt);
-uint64_t hot_spin_rest(const struct af_client *client, uint8_t doubt);
-void hot_learn(const struct af_client *client, uint8_t *doubt, uint64_t begin_ns);
+uint64_t hot_spin_first(const struct af_client *client, int8_t doubt);
+uint64_t hot_spin_rest(const struct af_client *client, int8_t doubt);
+void hot_learn(const struct af_client *client, int8_t *doubt, uint64_t begin_ns);
+void hot_learn_step(const struct af_client *client, int8_t *doubt, uint64_t begin_ns); /* in a graph */
 /* How long to sleep now; 0: the time is over. hot_left: AF_SLEEP_MS at most. */
 uint64_t hot_left_within(uint64_t deadline_ns, uint64_t limit_ns);
 uint64_t hot_left(uint64_t deadline_ns);

@@ -102,7 +102,7 @@ static int spin(struct end *self) {
     Py_END_ALLOW_THREADS
     if (!session_leave_wait(session)) return AF_SYSTEM;
   }
-  if (found == AF_OK) self->doubt = 0;
+  if (found == AF_OK && self->doubt > 0) self->doubt = 0;
   return found;
 }
 
@@ -123,22 +123,23 @@ static int sleep_until(struct end *self, uint64_t deadline_ns) {
   return 0;
 }
 
-static int wait_asleep(struct end *self, uint64_t deadline_ns) {
+static int wait_asleep(struct end *self, uint64_t begin_ns, uint64_t deadline_ns) {
   struct session *session = self->session;
-  uint64_t begin_ns = af_now_ns(), inside = af_mailbox_block(&session->client);
+  uint64_t inside = af_mailbox_block(&session->client);
   int status = sleep_until(self, deadline_ns);
   if (!hot_live(session)) return -1;
   af_mailbox_unblock(&session->client, inside);
-  hot_learn(&session->client, &self->doubt, begin_ns);
+  hot_learn_step(&session->client, &self->doubt, begin_ns);
   return status;
 }
 
 /* Until the end can write or read: 0, or -1 with an exception. */
 static int wait_ready(struct end *self, uint64_t deadline_ns) {
   int found = hot_end_look(self);
-  if (found == AF_EMPTY && (deadline_ns == UINT64_MAX || hot_left(deadline_ns) > 0)) found = spin(self);
+  uint64_t begin_ns = found == AF_EMPTY ? af_now_ns() : 0;
+  if (found == AF_EMPTY && deadline_ns > begin_ns) found = spin(self);
   if (found == AF_SYSTEM) return -1;
-  if (found == AF_EMPTY && wait_asleep(self, deadline_ns) < 0) return -1;
+  if (found == AF_EMPTY && wait_asleep(self, begin_ns, deadline_ns) < 0) return -1;
   if (found == AF_EMPTY) found = hot_end_look(self);
   return found == AF_OK ? 0 : raise_closed(self);
 }

@@ -80,8 +80,8 @@ static int sleep_on_board(struct serving *serving, struct end *const *ends, uint
 static int wait_busy(struct serving *serving, struct end *const *ends, uint64_t deadline_ns) {
   struct session *session = serving->session;
   struct af_client *client = &session->client;
-  bool found = spin(serving, ends, hot_spin_first(client, session->mail_doubt));
   uint64_t rest_ns = hot_spin_rest(client, session->mail_doubt), begin_ns = af_now_ns();
+  bool found = spin(serving, ends, hot_spin_first(client, session->mail_doubt));
   if (!found && rest_ns > 0) {
     session_enter_wait(session);
     Py_BEGIN_ALLOW_THREADS
@@ -89,9 +89,12 @@ static int wait_busy(struct serving *serving, struct end *const *ends, uint64_t 
     Py_END_ALLOW_THREADS
     if (!session_leave_wait(session)) return -1;
   }
-  if (found) { session->mail_doubt = 0; return 0; }
+  if (found) {
+    if (session->mail_doubt > 0) session->mail_doubt = 0;
+    return 0;
+  }
   int status = sleep_on_board(serving, ends, hot_left(deadline_ns));
-  if (hot_live(session)) hot_learn(client, &session->mail_doubt, begin_ns);
+  if (hot_live(session)) hot_learn_step(client, &session->mail_doubt, begin_ns);
   return status;
 }
 

@@ -10,6 +10,7 @@
 
 #define SLEEP_NS ((uint64_t)AF_SLEEP_MS * 1000000u)
 #define MOST_DOUBT 4 /* a sixteenth of the longest spin: what a reply takes that is as good as there */
+#define LEAST_DOUBT (-4) /* sixteen times that: the longest steps of graphs which are spun for */
 #define IDLE_LOOKS 10 /* after so many sleeps without mail a reader sleeps longer: thousands of idle actors cost nothing */
 
 /* A node that ends in order wakes every sleeper: then its state says so, without a look at its process. */
@@ -29,18 +30,33 @@ int hot_after_sleep(struct session *session, int status) {
 }
 
 /* Spinning is in vain when what is waited for comes later than that: each such wait doubles the doubt, and the next spin
- * is half as long. One that comes within twice the longest spin ends it. */
-static uint64_t spin_whole(const struct af_client *client, uint8_t doubt) { return (uint64_t)client->spin_us * 1000u >> doubt; }
-uint64_t hot_spin_first(const struct af_client *client, uint8_t doubt) {
+ * is half as long. One that comes within twice the longest spin ends it. Who waits for the steps of a graph learns how long
+ * they take, and spins for that long: doubt below zero doubles the spin. */
+static uint64_t spin_whole(const struct af_client *client, int8_t doubt) {
+  uint64_t spin_ns = (uint64_t)client->spin_us * 1000u;
+  return doubt < 0 ? spin_ns << -doubt : spin_ns >> doubt;
+}
+uint64_t hot_spin_first(const struct af_client *client, int8_t doubt) {
   uint64_t spin_ns = spin_whole(client, doubt);
   return spin_ns < HOT_SPIN_GIL_NS ? spin_ns : HOT_SPIN_GIL_NS;
 }
-uint64_t hot_spin_rest(const struct af_client *client, uint8_t doubt) {
+uint64_t hot_spin_rest(const struct af_client *client, int8_t doubt) {
   return spin_whole(client, doubt) - hot_spin_first(client, doubt);
 }
-void hot_learn(const struct af_client *client, uint8_t *doubt, uint64_t begin_ns) {
-  if (af_now_ns() - begin_ns < 2 * spin_whole(client, 0)) *doubt = 0;
+static void doubt_more(int8_t *doubt) {
+  if (*doubt < 0) *doubt = 1;
   else if (*doubt < MOST_DOUBT) ++*doubt;
+}
+void hot_learn(const struct af_client *client, int8_t *doubt, uint64_t begin_ns) {
+  if (af_now_ns() - begin_ns < 2 * spin_whole(client, 0)) *doubt = 0;
+  else doubt_more(doubt);
+}
+void hot_learn_step(const struct af_client *client, int8_t *doubt, uint64_t begin_ns) {
+  uint64_t taken_ns = af_now_ns() - begin_ns;
+  int8_t enough = 0;
+  while (enough >= LEAST_DOUBT && taken_ns >= spin_whole(client, enough)) enough--;
+  if (enough >= LEAST_DOUBT) *doubt = enough;
+  else doubt_more(doubt);
 }
 
 uint64_t hot_left_within(uint64_t deadline_ns, uint64_t limit_ns) {
@@ -415,7 +431,7 @@ static PyObject *wait_take_first(PyObject *module, PyObject *object) {
 static PyObject *wait_yield_cpu(PyObject *module, PyObject *unused) {
   (void)module, (void)unused;
   struct af_client *client = hot_client();
-  return client ? PyBool_FromLong(af_yield(client)) : NULL;
+  return client ? PyBool_FromLong(af_yield(client, false)) : NULL;
 }
 
 static PyMethodDef functions[] = {

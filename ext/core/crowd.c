@@ -6,6 +6,8 @@
 #include <stdio.h>
 #include <unistd.h>
 
+#include "slot.h"
+
 #define YIELD_TAKEN_NS 20000ull
 #define YIELD_LONG_NS 700000ull
 #define YIELDS_CROWDED 3u
@@ -31,8 +33,20 @@ static uint32_t cpus_online(void) {
   return count;
 }
 
+/* Processes of the segment that let others have their CPU just now: runnable for the kernel, but in nobody's way. */
+static uint32_t count_yielding(const struct af_client *client) {
+  uint32_t count = 0;
+  for (uint32_t i = 0; i < client->header->slot_count; i++) {
+    const struct af_slot *slot = af_slot_at(client, i);
+    if (atomic_load_explicit(&slot->owner, memory_order_relaxed) == 0)
+      break; /* the lowest are taken first: from here on none was ever used */
+    count += atomic_load_explicit(&slot->yielding, memory_order_relaxed);
+  }
+  return count;
+}
+
 /* More threads runnable (this one among them) than CPUs, by the fourth field of /proc/loadavg. */
-static bool too_many_run(void) {
+static bool too_many_run(const struct af_client *client) {
   char text[64] = "";
   int file = open("/proc/loadavg", O_RDONLY | O_CLOEXEC);
   if (file < 0)
@@ -40,7 +54,8 @@ static bool too_many_run(void) {
   ssize_t length = read(file, text, sizeof text - 1);
   close(file);
   unsigned running = 0;
-  return length > 0 && sscanf(text, "%*s %*s %*s %u/", &running) == 1 && running > cpus_online();
+  return length > 0 && sscanf(text, "%*s %*s %*s %u/", &running) == 1 &&
+         running > cpus_online() + count_yielding(client);
 }
 
 static void stay(struct af_client *client, uint64_t ms, uint64_t now) {
@@ -80,20 +95,27 @@ bool af_crowded(const struct af_client *client, uint64_t now) {
     return false;
   atomic_store_explicit(&hints_of(client)->crowd_seen_ns, until, memory_order_relaxed);
   uint32_t looks = atomic_load_explicit(&client->crowded_looks, memory_order_relaxed);
-  if (!crowded_lately(client, ms, now) || looks >= CROWDED_LOOKS_MOST || !too_many_run())
+  if (!crowded_lately(client, ms, now) || looks >= CROWDED_LOOKS_MOST || !too_many_run(client))
     return false;
   atomic_store_explicit(&hints_of(client)->crowded_looks, looks + 1, memory_order_relaxed);
   stay(hints_of(client), doubled(ms), now);
   return true;
 }
 
-bool af_yield(const struct af_client *client) {
+static void note_yielding(const struct af_client *client, bool yielding) {
+  if (client->slot != NULL)
+    atomic_store_explicit(&client->slot->yielding, yielding, memory_order_relaxed);
+}
+
+bool af_yield(const struct af_client *client, bool patient) {
   uint64_t before = af_now_ns();
   if (af_crowded(client, before))
     return false;
+  note_yielding(client, true);
   sched_yield();
+  note_yielding(client, false);
   uint64_t after = af_now_ns();
   if (after - before > YIELD_LONG_NS)
     long_yield(hints_of(client), after);
-  return after - before <= YIELD_TAKEN_NS;
+  return after - before <= (patient ? YIELD_LONG_NS : YIELD_TAKEN_NS);
 }

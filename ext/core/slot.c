@@ -53,6 +53,7 @@ static void slot_clear(struct af_slot *slot) {
   atomic_store_explicit(&slot->token, 0, memory_order_relaxed);
   atomic_store_explicit(&slot->blocked, 0, memory_order_relaxed);
   atomic_store_explicit(&slot->stepping, 0, memory_order_relaxed);
+  atomic_store_explicit(&slot->yielding, 0, memory_order_relaxed);
   atomic_store_explicit(&slot->leave, 0, memory_order_relaxed);
   atomic_store_explicit(&slot->waits, 0, memory_order_relaxed);
   atomic_store_explicit(&slot->asleep, 0, memory_order_relaxed);

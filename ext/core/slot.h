@@ -35,6 +35,7 @@ struct af_slot {
   _Atomic uint32_t token;         /* 1: counted in serving->active */
   _Atomic uint32_t blocked;       /* 1: waits inside a call */
   _Atomic uint32_t stepping;      /* 1: in a step of a compiled graph (main thread of a sync actor) */
+  _Atomic uint32_t yielding;      /* hint: 1: spins, and lets others have its CPU just now; see crowd.h */
   /* node -> process */
   _Alignas(AF_LINE) _Atomic uint32_t leave; /* node, or the process itself: 1: leave the task queue after this task; the
                                            * process clears it */

@@ -32,6 +32,7 @@ void af_spin_begin(struct af_spin *spin, const struct af_client *client, uint64_
   uint64_t now = af_now_ns();
   spin->client = client;
   spin->pauses = 0;
+  spin->patient = spin_ns > client->spin_us * 1000ull;
   spin->end_ns = spin_ns == 0 || af_crowded(client, now) ? 0 : now + spin_ns;
 }
 
@@ -44,7 +45,7 @@ bool af_spin_turn(struct af_spin *spin) {
   }
   if (af_now_ns() >= spin->end_ns)
     return false;
-  if (!af_yield(spin->client))
+  if (!af_yield(spin->client, spin->patient))
     spin->end_ns = 0; /* one more look, then the end */
   return true;
 }

@@ -50,8 +50,9 @@ int af_board_address(const struct af_client *client, uint16_t slot, uint32_t epo
 /* AF_DEAD once the node has died or is stopping; looks at the node's pidfd. */
 int af_node_check(const struct af_client *client);
 
-/* A spin, turn by turn: begin; look; turn gives false when it is over; look again after each true. */
-struct af_spin { const struct af_client *client; uint64_t end_ns; uint32_t pauses; };
+/* A spin, turn by turn: begin; look; turn gives false when it is over; look again after each true. One longer than the
+ * client's spin_us is patient: it knows that who takes the CPU meanwhile does not keep it for long. */
+struct af_spin { const struct af_client *client; uint64_t end_ns; uint32_t pauses; bool patient; };
 void af_spin_begin(struct af_spin *spin, const struct af_client *client, uint64_t spin_ns);
 bool af_spin_turn(struct af_spin *spin);
 uint64_t af_sleep_limit(uint64_t timeout_ns); /* the smaller of it and AF_SLEEP_MS */
