@@ -36,7 +36,7 @@ def test_500_parents_that_each_wait_for_one_child_need_8_workers(seed: int) -> N
     node.run(all_done(works), 10.0)
     assert node.most_workers <= 8
     assert node.now_s - begin_s < 2 * 500 * 0.0012 / 4
-    assert node.events < 100, "the node takes no part in what goes on"
+    assert node.events < 200, "the node has a part in less than one call of five"
 
 
 @pytest.mark.parametrize("seed", range(10))
