@@ -77,7 +77,8 @@ static int check_circle(struct session *session, af_off cell) {
 
 static int sleep_on_cell(struct session *session, af_off cell, uint64_t deadline_ns, bool said) {
   struct af_client *client = &session->client;
-  int status = hot_after_sleep(session, AF_TIMEOUT); /* as if it had slept: of a node that is gone nothing will come */
+  /* One that is over before a whole sleep is looks at the node now: of one that is gone nothing will come. */
+  int status = hot_after_sleep(session, hot_left(deadline_ns) < SLEEP_NS ? AF_TIMEOUT : AF_OK);
   if (status < 0) return -1;
   while (!af_cell_is_done(client, cell)) {
     uint64_t left_ns = hot_left(deadline_ns);

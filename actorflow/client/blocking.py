@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from actorflow import _hot, errors
@@ -18,21 +18,25 @@ from actorflow import _hot, errors
 _running_loop = asyncio._get_running_loop
 _raise_if_deadlock: Callable[[Sequence[_hot.Reference], int], None] | None = None
 _refuse_own: Callable[[str], None] | None = None
+_noted: Collection[object] = ()
 _node_error: Callable[[], BaseException] | None = None
 _name_of: Callable[[_hot.Reference], str] | None = None
 _has_warned = False
 
 
 def forbid(
-    check: Callable[[Sequence[_hot.Reference], int], None] | None, refuse: Callable[[str], None] | None = None
+    check: Callable[[Sequence[_hot.Reference], int], None] | None,
+    refuse: Callable[[str], None] | None = None,
+    noted: Collection[object] = (),
 ) -> None:
     """Has `check(references, count)` called before this process blocks, without limit, for `count` of them.
 
-    `refuse(what)`: called before it blocks for something else that this process takes part in making. They raise
-    DeadlockError where that would never end. A worker that hosts an actor sets them.
+    It looks for what is in `noted`, and is not called while that is empty. `refuse(what)`: called before it blocks for
+    something else that this process takes part in making. They raise DeadlockError where that would never end. A
+    worker that hosts an actor sets them.
     """
-    global _raise_if_deadlock, _refuse_own
-    _raise_if_deadlock, _refuse_own = check, refuse
+    global _raise_if_deadlock, _refuse_own, _noted
+    _raise_if_deadlock, _refuse_own, _noted = check, refuse, noted
 
 
 def refuse_own(what: str) -> None:
@@ -104,7 +108,7 @@ def get_many(references: list[Any], timeout: float | None = None) -> list[Any]:
 def get_briefly(references: list[Any], timeout: float | None = None) -> list[Any]:
     """As get_many, for answers that take a moment: a running loop may wait for them. TimeoutError."""
     unfinished = [reference for reference in references if not reference.is_done()]
-    if unfinished and _raise_if_deadlock is not None:
+    if unfinished and _raise_if_deadlock is not None and _noted:
         _raise_if_deadlock(unfinished, len(unfinished))
     try:
         return _hot.get_many(references, timeout)
@@ -116,7 +120,7 @@ def get_briefly(references: list[Any], timeout: float | None = None) -> list[Any
 
 def wait_briefly(references: list[Any]) -> tuple[list[Any], list[Any]]:
     """As wait_some, for the first of answers that take a moment: a running loop may wait for them."""
-    if _raise_if_deadlock is not None and not any(reference.is_done() for reference in references):
+    if _raise_if_deadlock is not None and _noted and not any(reference.is_done() for reference in references):
         _raise_if_deadlock(references, 1)
     try:
         return _hot.wait(references, 1)
@@ -153,14 +157,15 @@ def wait_some(references: list[Any], count: int, timeout: float | None) -> tuple
 
 
 def _needs_look() -> bool:
-    return _raise_if_deadlock is not None or _running_loop() is not None
+    return bool(_noted) or _running_loop() is not None
 
 
 def before_blocking(references: Sequence[_hot.Reference], count: int, timeout: float | None) -> None:
     """The two mistakes, looked for where `count` of the references are needed."""
-    if not all(isinstance(reference, _hot.Reference) for reference in references):
+    try:
+        unfinished = [reference for reference in references if not reference.is_done()]
+    except AttributeError:
         return  # the core refuses what is no reference
-    unfinished = [reference for reference in references if not reference.is_done()]
     missing = count - (len(references) - len(unfinished))
     if missing <= 0 or (timeout is not None and timeout <= 0):
         return

@@ -394,7 +394,7 @@ def forbid_own_calls(serving_thread: Callable[[], bool], reason: str) -> None:
         if len(unfinished) - len(own) < missing:
             refuse(_own_calls[own[0].name])
 
-    blocking.forbid(check, refuse)
+    blocking.forbid(check, refuse, _own_calls)
 
 
 class ActorHandle:

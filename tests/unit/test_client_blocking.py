@@ -136,7 +136,12 @@ def test_the_check_sees_what_is_unfinished_and_how_much_of_it_is_needed(mailbox:
         seen.append((len(unfinished), missing))
         raise errors.DeadlockError(waiting_for="itself", reason="a test")
 
-    blocking.forbid(check)
+    noted: list[str] = []
+    blocking.forbid(check, noted=noted)
+    done, _ = blocking.wait_some([ask(mailbox)], 1, 0.001)
+    assert not done
+    assert not seen, "nothing is noted that could be waited for"
+    noted.append("a call")
     refs = [ask(mailbox), objects.put(1), ask(mailbox)]
     with pytest.raises(errors.DeadlockError):
         blocking.get_many(refs)
