@@ -35,12 +35,14 @@ static uint32_t cpus_online(void) {
 
 /* Processes of the segment that let others have their CPU just now: runnable for the kernel, but in nobody's way. */
 static uint32_t count_yielding(const struct af_client *client) {
-  uint32_t count = 0;
-  for (uint32_t i = 0; i < client->header->slot_count; i++) {
+  uint32_t count = 0, slots = client->slot != NULL ? client->header->slot_count : 0;
+  for (uint32_t i = 0; i < slots; i++) {
     const struct af_slot *slot = af_slot_at(client, i);
-    if (atomic_load_explicit(&slot->owner, memory_order_relaxed) == 0)
+    uint64_t owner = atomic_load_explicit(&slot->owner, memory_order_relaxed);
+    if (owner == 0)
       break; /* the lowest are taken first: from here on none was ever used */
-    count += atomic_load_explicit(&slot->yielding, memory_order_relaxed);
+    if (af_slot_state_of(owner) == AF_SLOT_LIVE)
+      count += atomic_load_explicit(&slot->yielding, memory_order_relaxed);
   }
   return count;
 }
