@@ -128,7 +128,7 @@ _ALL = [
     Workload(
         "crowded_pairs", "actor_pairs", {"pairs": CALLERS, "calls": 100}, operations_per_call=CALLERS * 100
     ),
-    Workload("crowded_busy", "actor_call", measure="busy_processes", budget_s=2.0),
+    Workload("crowded_busy", "actor_call", measure="busy_processes", budget_s=6.0),
     Workload(
         "flood",
         "flood",
