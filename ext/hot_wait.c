@@ -16,7 +16,8 @@
 /* A node that ends in order wakes every sleeper: then its state says so, without a look at its process. */
 static bool node_is_gone(struct session *session, int status) {
   uint32_t state = atomic_load_explicit(&session->client.header->node_state, memory_order_acquire);
-  return state >= AF_NODE_STOPPING || (status == AF_TIMEOUT && af_node_check(&session->client) != AF_OK);
+  bool for_long = status == AF_TIMEOUT || status == AF_INTERRUPTED; /* by a timer's signals, it may be again and again */
+  return state >= AF_NODE_STOPPING || (for_long && af_node_check(&session->client) != AF_OK);
 }
 
 int hot_after_sleep(struct session *session, int status) {
@@ -66,7 +67,7 @@ uint64_t hot_left_within(uint64_t deadline_ns, uint64_t limit_ns) {
 }
 uint64_t hot_left(uint64_t deadline_ns) { return hot_left_within(deadline_ns, SLEEP_NS); }
 
-/* After a whole sleep. -1: the wait is in a circle of waits, and the exception that ends it is set. */
+/* After a whole sleep, or one that a signal ended. -1: the wait is in a circle of waits, and the exception that ends it is set. */
 static int check_circle(struct session *session, af_off cell) {
   if (!af_deadlock_found(&session->client)) return 0;
   PyObject *reference = hot_hold_take(session, cell);
@@ -90,7 +91,7 @@ static int sleep_on_cell(struct session *session, af_off cell, uint64_t deadline
     if (!session_leave_wait(session)) return -1;
     if (af_cell_is_done(client, cell)) break;
     if (hot_after_sleep(session, status) < 0) return -1;
-    if (said && status == AF_TIMEOUT && check_circle(session, cell) < 0) return -1;
+    if (said && status != AF_OK && check_circle(session, cell) < 0) return -1;
   }
   return 0;
 }

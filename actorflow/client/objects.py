@@ -145,7 +145,7 @@ def check_timeout(timeout: Any) -> None:
     if not isinstance(timeout, int | float) or isinstance(timeout, bool):
         raise TypeError(f"timeout must be None or a number of seconds, not {_described(timeout)}")
     if not timeout >= 0:
-        raise ValueError(f"timeout={timeout} must not be negative")
+        raise ValueError(f"timeout={timeout} must be a number that is not negative")
 
 
 def _described(value: Any) -> str:

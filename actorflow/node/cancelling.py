@@ -1,7 +1,7 @@
 """Ends calls that run: tells their workers to look at the wish in the call's cell, or kills them.
 
-A signal may come at a moment where user code cannot be interrupted, so it is sent again, ever more rarely, until the
-code has been told or the call is over. It says only "look": a worker that runs something else by then finds nothing.
+A signal may come at a moment where user code cannot be interrupted, so it is sent again, often for half a second and then
+ever more rarely, until the code has been told or the call is over. It says only "look": a worker that runs something else by then finds nothing.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from actorflow.node.workers import Worker, Workers
 
 SIGNAL = signal.SIGURG  # what ignores it is not harmed by it
 FIRST_PAUSE_S = 0.01
+EAGER_LOOKS = 50  # with this pause: code that mostly calls the runtime can be interrupted only now and then
 LONGEST_PAUSE_S = 1.0
 
 Name = tuple[int, int]
@@ -31,6 +32,7 @@ class Wish:
     child_error: bytes
     force: bool
     pause_s: float = FIRST_PAUSE_S
+    looks: int = 0
 
 
 class Cancellations:
@@ -65,7 +67,9 @@ class Cancellations:
     def _look(self, wish: Wish) -> None:
         if self._wishes.get(wish.call.name) is wish and not self._grant(wish):
             self._loop.call_later(wish.pause_s, self._look, wish)
-            wish.pause_s = min(2 * wish.pause_s, LONGEST_PAUSE_S)
+            wish.looks += 1
+            if wish.looks > EAGER_LOOKS:
+                wish.pause_s = min(2 * wish.pause_s, LONGEST_PAUSE_S)
 
     def _grant(self, wish: Wish) -> bool:
         """Does what can be done now; whether that was all."""

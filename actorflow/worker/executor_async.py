@@ -223,7 +223,8 @@ class AsyncExecutor:
             self._leaving.append(call)
             self.take_no_more()
         except asyncio.CancelledError as error:
-            settling.fail(call, error, body.name)
+            if call.told or _hot.node_alive():  # else the loop ends with the node, and that is what callers are told
+                settling.fail(call, error, body.name)
             if not call.told:
                 raise
         except BaseException as error:

@@ -21,7 +21,7 @@ from actorflow.client.cancelling import BEFORE, RUNNING
 from actorflow.errors import TaskCancelledError, TaskTimeoutError
 
 SIGNAL = signal.SIGURG
-MOST_DEFERRALS = 10  # in a row: longer than anything of the runtime's own that does not wait
+MOST_DEFERRALS = 40  # in a row, 10 ms apart: longer than anything of the runtime's own that does not wait
 DEPTH = 100  # frames that are looked at for a __del__
 
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep

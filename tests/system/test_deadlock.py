@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from typing import Any
 
@@ -57,6 +58,11 @@ class Peer:
         never = self.others[0].call_back.remote()
         return af.get(self.others[0].echo.remote(never))
 
+    def hear_signals(self) -> None:
+        """From now on, fifty times a second."""
+        signal.signal(signal.SIGALRM, lambda *_: None)
+        signal.setitimer(signal.ITIMER_REAL, 0.02, 0.02)
+
     def take_long(self) -> str:
         time.sleep(LONG_S)  # what is computed
         return "done"
@@ -93,6 +99,14 @@ def end(actors: list[Any]) -> None:
 
 def test_a_call_back_to_who_waits() -> None:
     first, second = peers(2)
+    with pytest.raises(af.DeadlockError, match=r"Peer\.echo"):
+        af.get(first.call_forth.remote(), timeout=DEADLINE_S)
+    end([first, second])
+
+
+def test_signals_that_come_all_the_time_hide_no_circle() -> None:
+    first, second = peers(2)
+    af.get([actor.hear_signals.remote() for actor in (first, second)])
     with pytest.raises(af.DeadlockError, match=r"Peer\.echo"):
         af.get(first.call_forth.remote(), timeout=DEADLINE_S)
     end([first, second])

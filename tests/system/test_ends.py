@@ -170,6 +170,25 @@ def test_what_threads_bind_while_the_runtime_looks_for_what_is_bound_does_no_har
     assert not any(one.is_bound for one in bound[:10])
 
 
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("wait", WAITS.values(), ids=WAITS)
+def test_signals_that_come_all_the_time_hide_no_death_of_the_node(wait: Any) -> None:
+    before = signal.signal(signal.SIGALRM, lambda *_: None)
+    try:
+        with af.init(num_cpus=1) as started:
+            gate = bodies.Gate.remote()
+            af.get(gate.arrived.remote(0))
+            ref = gate.pass_through.remote()
+            assert started._connection is not None
+            os.kill(started._connection.node_pid, signal.SIGKILL)
+            signal.setitimer(signal.ITIMER_REAL, 0.02, 0.02)
+            with pytest.raises(af.NodeDiedError):
+                wait(ref)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
 async def test_calls_made_while_the_runtime_ends_start_no_other() -> None:
     async def go_on() -> None:
         while True:

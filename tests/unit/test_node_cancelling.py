@@ -102,17 +102,18 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
     return World(monkeypatch)
 
 
-def test_signals_come_ever_more_rarely_until_the_code_was_told(world: World) -> None:
+def test_signals_come_often_and_then_ever_more_rarely_until_the_code_was_told(world: World) -> None:
     world.runs(1)
     world.ask(1)
-    pauses_s = [world.loop.run() for _ in range(12)]
+    pauses_s = [world.loop.run() for _ in range(cancelling.EAGER_LOOKS + 8)]
     assert pauses_s == sorted(pauses_s)
+    assert set(pauses_s[: cancelling.EAGER_LOOKS]) == {cancelling.FIRST_PAUSE_S}
     assert pauses_s[-1] == cancelling.LONGEST_PAUSE_S
-    assert world.worker.watch.sent == [signal.SIGURG] * 13
+    assert world.worker.watch.sent == [signal.SIGURG] * (len(pauses_s) + 1)
     world.runs(1, told=True)
     world.loop.run()
     assert not world.loop.later
-    assert len(world.worker.watch.sent) == 13
+    assert len(world.worker.watch.sent) == len(pauses_s) + 1
 
 
 def test_a_call_that_is_over_is_forgotten(world: World) -> None:
