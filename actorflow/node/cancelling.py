@@ -1,7 +1,8 @@
 """Ends calls that run: tells their workers to look at the wish in the call's cell, or kills them.
 
-A signal may come at a moment where user code cannot be interrupted, so it is sent again, often for half a second and then
-ever more rarely, until the code has been told or the call is over. It says only "look": a worker that runs something else by then finds nothing.
+A signal may come at a moment where user code cannot be interrupted, so it is sent again, often for half a second and
+then ever more rarely, until the code has been told or the call is over. It says only "look": a worker that runs
+something else by then finds nothing.
 """
 
 from __future__ import annotations

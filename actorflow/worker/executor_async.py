@@ -223,7 +223,8 @@ class AsyncExecutor:
             self._leaving.append(call)
             self.take_no_more()
         except asyncio.CancelledError as error:
-            if call.told or _hot.node_alive():  # else the loop ends with the node, and that is what callers are told
+            # Where the loop ends with the node, that is what the callers are told.
+            if call.told or _hot.node_alive():
                 settling.fail(call, error, body.name)
             if not call.told:
                 raise

@@ -51,7 +51,11 @@ GETS: list[Misuse] = [
     (lambda it: it.af.get([it.ref, 5]), ValueError, "item 1 of the list is int 5"),
     (lambda it: it.af.get(it.ref, timeout="1"), TypeError, "timeout must be None or a number of seconds"),
     (lambda it: it.af.get(it.ref, timeout=True), TypeError, "timeout must be None or a number of seconds"),
-    (lambda it: it.af.get(it.ref, timeout=-1), ValueError, "timeout=-1 must be a number that is not negative"),
+    (
+        lambda it: it.af.get(it.ref, timeout=-1),
+        ValueError,
+        "timeout=-1 must be a number that is not negative",
+    ),
     (lambda it: it.af.get(it.ref, timeout=NAN), ValueError, "timeout=nan"),
     (lambda it: it.ref.result("1"), TypeError, "timeout must be None or a number of seconds, not '1'"),
     (lambda it: it.ref.exception(-1), ValueError, "timeout must be .* at least 0"),
