@@ -60,6 +60,7 @@ struct session {
   struct target *targets; /* list: detach closes their lanes */
   struct end *ends;       /* list: detach closes their channels */
   int8_t mail_doubt, reply_doubt; /* how often in a row spinning was in vain: see hot_wait.c */
+  uint8_t idle_looks;  /* sleeps in a row in which no mail came */
   bool attached, shed; /* shed: after a detach only views have holds */
   int pid;
 };

@@ -357,10 +357,9 @@ bool hot_must_stop(struct hold *mailbox) {
   return atomic_load(&self->abandoned) && !af_mailbox_has_mail(client, mailbox->block);
 }
 
-/* `looks`: how many sleeps have found nothing. */
-static int wait_mail(struct hold *mailbox, uint64_t deadline_ns, uint32_t *looks) {
+static int wait_mail(struct hold *mailbox, uint64_t deadline_ns) {
   struct session *session = mailbox->session;
-  uint64_t limit_ns = *looks < IDLE_LOOKS ? SLEEP_NS : AF_IDLE_SLEEP_NS;
+  uint64_t limit_ns = session->idle_looks < IDLE_LOOKS ? SLEEP_NS : AF_IDLE_SLEEP_NS;
   struct af_client *client = &session->client;
   int status = af_mailbox_wait(client, mailbox->block, hot_spin_first(client, session->mail_doubt), 0);
   if (status == AF_OK) { session->mail_doubt = 0; return 0; }
@@ -372,7 +371,7 @@ static int wait_mail(struct hold *mailbox, uint64_t deadline_ns, uint32_t *looks
   if (!session_leave_wait(session)) return -1;
   hot_learn(client, &session->mail_doubt, begin_ns);
   if (status == AF_TIMEOUT) {
-    if (++*looks == IDLE_LOOKS) (void)hot_give_back();
+    if (session->idle_looks < IDLE_LOOKS && ++session->idle_looks == IDLE_LOOKS) (void)hot_give_back();
     af_heap_trim(client);
   }
   return hot_after_sleep(session, status);
@@ -389,13 +388,15 @@ static PyObject *wait_take(PyObject *module, PyObject *const *args, Py_ssize_t c
   }
   bool leave = count <= 2 || PyObject_IsTrue(args[2]) == 1;
   PyObject *call;
-  uint32_t looks = 0;
   for (;;) {
     if (leave && atomic_load_explicit(&mailbox->session->client.slot->leave, memory_order_relaxed)) Py_RETURN_NONE;
-    if (hot_take_now(mailbox, &call)) return call;
+    if (hot_take_now(mailbox, &call)) {
+      mailbox->session->idle_looks = 0;
+      return call;
+    }
     if (leave && hot_must_stop(mailbox)) Py_RETURN_NONE;
     if (deadline_ns != UINT64_MAX && hot_left(deadline_ns) == 0) Py_RETURN_NONE;
-    if (wait_mail(mailbox, deadline_ns, &looks) < 0) return NULL;
+    if (wait_mail(mailbox, deadline_ns) < 0) return NULL;
   }
 }
 
