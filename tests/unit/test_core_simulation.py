@@ -13,7 +13,7 @@ from actorflow.core import events as ev
 from actorflow.core.resources import ResourceSet
 from tests.unit.test_core_node_model import SimulatedNode, SimulatedQueue, Work, all_done
 
-VALIDATE_EVERY = 5
+VALIDATE_EVERY = 20
 NOTHING = ResourceSet()
 SHAPES: list[dict[str, float]] = [
     {"CPU": 1},
