@@ -67,7 +67,8 @@ uint64_t hot_left_within(uint64_t deadline_ns, uint64_t limit_ns) {
 }
 uint64_t hot_left(uint64_t deadline_ns) { return hot_left_within(deadline_ns, SLEEP_NS); }
 
-/* After a whole sleep, or one that a signal ended. -1: the wait is in a circle of waits, and the exception that ends it is set. */
+/* After a whole sleep, or one that a signal ended. -1: the wait is in a circle of waits, and the exception that ends it is
+ * set. */
 static int check_circle(struct session *session, af_off cell) {
   if (!af_deadlock_found(&session->client)) return 0;
   PyObject *reference = hot_hold_take(session, cell);

@@ -108,8 +108,8 @@ def get_many(references: list[Any], timeout: float | None = None) -> list[Any]:
 def get_briefly(references: list[Any], timeout: float | None = None) -> list[Any]:
     """As get_many, for answers that take a moment: a running loop may wait for them. TimeoutError."""
     unfinished = [reference for reference in references if not reference.is_done()]
-    if unfinished and _raise_if_deadlock is not None and _noted:
-        _raise_if_deadlock(unfinished, len(unfinished))
+    if unfinished:
+        _look_for_deadlock(unfinished, len(unfinished))
     try:
         return _hot.get_many(references, timeout)
     except _hot.CircularWaitError as found:
@@ -120,8 +120,8 @@ def get_briefly(references: list[Any], timeout: float | None = None) -> list[Any
 
 def wait_briefly(references: list[Any]) -> tuple[list[Any], list[Any]]:
     """As wait_some, for the first of answers that take a moment: a running loop may wait for them."""
-    if _raise_if_deadlock is not None and _noted and not any(reference.is_done() for reference in references):
-        _raise_if_deadlock(references, 1)
+    if not any(reference.is_done() for reference in references):
+        _look_for_deadlock(references, 1)
     try:
         return _hot.wait(references, 1)
     except _hot.NodeGoneError:
@@ -156,6 +156,11 @@ def wait_some(references: list[Any], count: int, timeout: float | None) -> tuple
         raise node_error() from None
 
 
+def _look_for_deadlock(unfinished: Sequence[_hot.Reference], missing: int) -> None:
+    if _noted and _raise_if_deadlock is not None:
+        _raise_if_deadlock(unfinished, missing)
+
+
 def _needs_look() -> bool:
     return bool(_noted) or _running_loop() is not None
 
@@ -169,8 +174,8 @@ def before_blocking(references: Sequence[_hot.Reference], count: int, timeout: f
     missing = count - (len(references) - len(unfinished))
     if missing <= 0 or (timeout is not None and timeout <= 0):
         return
-    if _raise_if_deadlock is not None and timeout is None:
-        _raise_if_deadlock(unfinished, missing)
+    if timeout is None:
+        _look_for_deadlock(unfinished, missing)
     if _running_loop() is not None:
         _warn_once()
 
