@@ -40,8 +40,8 @@ class Log:
 
 @af.remote
 def sleep_long(log: Any, how: str) -> str:
-    af.get(log.note.remote("began"))
     try:
+        af.get(log.note.remote("began"))  # who reads that may cancel before the answer is here
         if how == "sleep":
             time.sleep(LONG_S)
         elif how == "loop":
@@ -72,8 +72,8 @@ def sleep_long(log: Any, how: str) -> str:
 
 @af.remote
 def catch(log: Any) -> str:
-    af.get(log.note.remote("began"))
     try:
+        af.get(log.note.remote("began"))
         time.sleep(LONG_S)
     except KeyboardInterrupt:
         return "caught"
@@ -82,8 +82,8 @@ def catch(log: Any) -> str:
 
 @af.remote
 async def sleep_async(log: Any, value: str = "") -> str:
-    await log.note.remote("began")
     try:
+        await log.note.remote("began")
         await asyncio.sleep(LONG_S)
     except asyncio.CancelledError:
         await log.note.remote("cancelled")
